@@ -1,0 +1,53 @@
+"""Errors that a caller can cause.
+
+Every message names the thing, the constraint and what was got, then, after a semicolon, the fix. Each class
+also derives from the builtin that a reader would expect. This module is the lowest layer and imports nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PtqError(Exception):
+    """Base of everything that a caller can cause; `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class OptionError(PtqError, ValueError):
+    """An option that is wrong by itself, or does not go with the others or with the model."""
+
+    exit_code = 2
+
+
+class ModelFileError(PtqError, ValueError):
+    """A file that does not hold a model that can be read."""
+
+
+class UntrustedPickleError(ModelFileError):
+    """A file whose loading would run code."""
+
+
+class ModelError(PtqError, ValueError):
+    """A model that was read and cannot be processed."""
+
+
+class DataError(PtqError, ValueError):
+    """Data that cannot be read or does not fit the model."""
+
+
+class OutputError(PtqError, OSError):
+    """An output that cannot be written."""
+
+
+class AuditError(PtqError, RuntimeError):
+    """A written file that does not check, load or run."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The fix for an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names) or 'none'}"
