@@ -1,0 +1,1 @@
+"""Weight quantization methods, one module each; siblings never import each other."""

@@ -1,0 +1,82 @@
+"""A model: a prepared ONNX graph, its sites, and runs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.spec import InputSpec
+from ptq.errors import ModelError
+from ptq.model.prepare import prepare
+from ptq.model.session import Session
+from ptq.model.sites import Site, constant, find_sites
+
+
+@dataclass(frozen=True)
+class Model:
+    """A prepared graph, never changed in place."""
+
+    graph: ir.Model
+
+    @classmethod
+    def of(cls, graph: ir.Model) -> Model:
+        """A model of a graph as it came from a file or an exporter."""
+        return cls(prepare(graph))
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """What can be quantized, in the order of execution."""
+        return find_sites(self.graph.graph)
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What has to be fed."""
+        return tuple(_spec(value) for value in self.graph.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return tuple(str(value.name) for value in self.graph.graph.outputs)
+
+    def initializer(self, name: str) -> np.ndarray:
+        """The array of an initializer."""
+        array = constant(self.graph.graph.initializers.get(name))
+        if array is None:
+            raise ModelError(f"the graph has no initializer {name!r}")
+        return array
+
+    def matrix(self, site: Site) -> np.ndarray:
+        """A site's weight, `(out, in)`."""
+        return site.matrix(self.initializer(site.weight))
+
+    def with_initializers(self, arrays: Mapping[str, np.ndarray]) -> Model:
+        """A copy that holds other numbers under the same names."""
+        copy = self.graph.clone()
+        for name, array in arrays.items():
+            value = copy.graph.initializers[name]
+            value.const_value = ir.tensor(np.ascontiguousarray(array), name=name)
+        return Model(copy)
+
+    def session(self, taps: Sequence[str] = ()) -> Session:
+        """A session that also gives the tensors named in `taps`."""
+        return Session(with_outputs(self.graph, taps) if taps else self.graph)
+
+
+def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy of a graph with more outputs; names that are already outputs, and inputs, are left out."""
+    copy = model.clone()
+    present = {value.name for value in (*copy.graph.outputs, *copy.graph.inputs)}
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    copy.graph.outputs.extend(values[name] for name in dict.fromkeys(names) if name not in present)
+    return copy
+
+
+def _spec(value: ir.Value) -> InputSpec:
+    if value.dtype is None:
+        raise ModelError(f"the input {value.name!r} of the model has no tensor type; only tensors can be fed")
+    dims = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    return InputSpec(str(value.name), value.dtype.numpy().name, dims)

@@ -1,0 +1,135 @@
+"""Bring a graph into the form that the rest relies on.
+
+After `prepare`: no local functions, constants are initializers, weights stand in initializers (not behind
+Identity, Cast, Transpose, Reshape or a BatchNorm), shapes are inferred, node names are unique, and the opset is
+one that has INT4.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from ptq.errors import ModelError
+
+OLDEST_OPSET, NEWEST_OPSET = 7, 26
+TARGET_OPSET = 21
+"""The first opset with INT4; the files of `ptq` use a newer one only where a format needs it."""
+
+_IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
+_FOLD_LIMIT = 1 << 31
+_STANDARD = ("", "ai.onnx")
+
+
+def ir_version(opset: int) -> int:
+    """The IR version that belongs to an opset; ONNX Runtime 1.31 refuses what is newer than 13."""
+    return _IR_VERSIONS[opset]
+
+
+def prepare(model: ir.Model) -> ir.Model:
+    """A prepared copy of a model.
+
+    Raises:
+        ModelError: the opset is outside 7-26, or the graph is not valid ONNX.
+
+    """
+    opset = _opset(model)
+    prepared = model.clone()
+    with _quiet():
+        passes.RemoveInitializersFromInputsPass()(prepared)
+        if prepared.functions:
+            passes.InlinePass()(prepared)
+        if opset < TARGET_OPSET:
+            prepared = _convert(prepared, opset)
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
+        _fold(prepared)
+        passes.RemoveUnusedNodesPass()(prepared)
+        passes.RemoveUnusedOpsetsPass()(prepared)
+        passes.NameFixPass()(prepared)
+        _unique_node_names(prepared.graph)
+    prepared.opset_imports[""] = max(opset, TARGET_OPSET)
+    prepared.ir_version = ir_version(max(opset, TARGET_OPSET))
+    return prepared
+
+
+def _opset(model: ir.Model) -> int:
+    version = next((model.opset_imports[d] for d in _STANDARD if d in model.opset_imports), None)
+    if version is None:
+        domains = ", ".join(map(repr, model.opset_imports)) or "none"
+        raise ModelError(f"the model imports no standard ONNX opset, only {domains}; export it with opset 20")
+    if not OLDEST_OPSET <= version <= NEWEST_OPSET:
+        raise ModelError(
+            f"the model has opset {version}, ptq reads {OLDEST_OPSET} to {NEWEST_OPSET}; "
+            f"export it again with opset 20, or convert it with onnx.version_converter"
+        )
+    return int(version)
+
+
+def _convert(model: ir.Model, opset: int) -> ir.Model:
+    """Raise the opset to the target: onnxscript's converter knows 18 and up, ONNX's own the older ones."""
+    import onnxscript.version_converter
+
+    if opset < 18:
+        model.ir_version = max(model.ir_version, 4)  # an older one promises that initializers are inputs too
+        try:
+            proto = onnx.version_converter.convert_version(ir.to_proto(model), 18)
+        except (RuntimeError, onnx.version_converter.ConvertError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"opset {opset} of the model cannot be raised to {TARGET_OPSET}: {reason}; export it with opset 20"
+            ) from error
+        model = ir.from_proto(proto)
+    onnxscript.version_converter.convert_version(model, TARGET_OPSET)
+    return model
+
+
+def _fold(model: ir.Model) -> None:
+    """Fold constant subexpressions and BatchNorm, infer shapes."""
+    import onnxscript.optimizer
+    from onnxscript.rewriter.rules.common import (
+        fuse_batchnorm_into_conv_rule,
+        fuse_batchnorm_into_conv_transpose_rule,
+        fuse_batchnorm_into_gemm_rule,
+    )
+    from onnxscript.rewriter import rewrite
+
+    passes.ShapeInferencePass()(model)
+    onnxscript.optimizer.fold_constants(
+        model, onnx_shape_inference=False, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
+    )
+    rewrite(
+        model,
+        [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule],
+    )
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.ShapeInferencePass()(model)
+
+
+def _unique_node_names(graph: ir.Graph) -> None:
+    """Name the unnamed and repeated nodes: later stages and the report refer to nodes by name."""
+    taken: set[str] = set()
+    for index, node in enumerate(graph.all_nodes()):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name = f"{name}_{index}"
+        taken.add(name)
+        node.name = name
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the log lines and warnings of the graph libraries off the user's terminal; errors still raise."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

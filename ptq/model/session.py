@@ -1,0 +1,68 @@
+"""Run graphs in stock ONNX Runtime: the only place that opens a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from ptq.errors import ModelError
+
+_QUIET = 3
+
+
+class Session:
+    """A loaded graph on the CPU, one thread by default, with spinning off so that it is fair to neighbours."""
+
+    def __init__(
+        self,
+        model: ir.Model | bytes | Path,
+        *,
+        threads: int = 1,
+        optimize: bool = True,
+        optimized_path: Path | None = None,
+        profile: Path | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = _QUIET
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+        if optimized_path is not None:
+            options.optimized_model_filepath = str(optimized_path)
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else _bytes(model)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001  (ONNX Runtime's errors share no base class)
+            raise ModelError(f"ONNX Runtime {ort.__version__} does not load the graph: {_line(error)}") from error
+        self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> list[np.ndarray]:
+        """The outputs for one batch.
+
+        Raises:
+            ModelError: ONNX Runtime cannot run the graph on these feeds.
+
+        """
+        try:
+            result: list[np.ndarray] = self._session.run(list(outputs) if outputs else None, dict(feeds))
+        except Exception as error:  # noqa: BLE001
+            raise ModelError(f"ONNX Runtime {ort.__version__} fails to run the graph: {_line(error)}") from error
+        return result
+
+
+def _bytes(model: ir.Model) -> bytes:
+    serialized: bytes = ir.to_proto(model).SerializeToString()
+    return serialized
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

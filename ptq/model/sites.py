@@ -1,0 +1,206 @@
+"""Where a model can be quantized: the weights of its convolutions and matrix products.
+
+A site is one weight. Its matrix is always `(groups, out, in)`: convolutions are flattened in the order of
+`calibration.im2col`, matrix products are brought to output rows, so that no method sees a layout.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+CONV: Final = "Conv"
+GEMM: Final = "Gemm"
+MATMUL: Final = "MatMul"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution walks over its input; ONNX's attributes, `pads` begin then end."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One node that computes with a site's weight."""
+
+    node: str
+    input: str
+    output: str
+    bias: str | None
+    geometry: Geometry | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """One weight that can be quantized; `transposed` says that the graph holds it as `(in, out)`."""
+
+    name: str
+    op: str
+    weight: str
+    shape: tuple[int, ...]
+    groups: int
+    transposed: bool
+    uses: tuple[Use, ...]
+
+    @property
+    def rows(self) -> int:
+        """Output channels, over all groups."""
+        return self.shape[-1] if self.transposed else self.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """Weights of one output channel."""
+        return math.prod(self.shape) // self.rows
+
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """The weight of the graph as `(out, in)`."""
+        return weight.T if self.transposed else weight.reshape(self.rows, self.columns)
+
+    def tensor(self, matrix: np.ndarray) -> np.ndarray:
+        """The inverse of `matrix`."""
+        return np.ascontiguousarray(matrix.T) if self.transposed else matrix.reshape(self.shape)
+
+
+def find_sites(graph: ir.Graph) -> tuple[Site, ...]:
+    """The sites of a prepared graph in the order of execution; weights that are not float32 are none."""
+    found: dict[tuple[str, int, bool], Site] = {}
+    for node in graph:
+        site = _site(node)
+        if site is None:
+            continue
+        key = (site.weight, site.groups, site.transposed)
+        known = found.get(key)
+        found[key] = site if known is None else _merged(known, site)
+    return tuple(_named_apart(found.values()))
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array of an initializer, or None."""
+    if value is None or value.const_value is None or not value.is_initializer():
+        return None
+    return value.const_value.numpy()
+
+
+def _site(node: ir.Node) -> Site | None:
+    reader = _READERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if reader is None or len(node.inputs) < 2 or node.inputs[0] is None or node.inputs[1] is None:
+        return None
+    weight = node.inputs[1]
+    if not weight.is_initializer() or weight.const_value is None or weight.dtype != ir.DataType.FLOAT:
+        return None
+    if weight.const_value.size == 0 or constant(node.inputs[0]) is not None:
+        return None
+    return reader(node, weight)
+
+
+def _conv(node: ir.Node, weight: ir.Value) -> Site | None:
+    shape = tuple(weight.const_value.shape.numpy()) if weight.const_value else ()
+    spatial = len(shape) - 2
+    if spatial < 1:
+        return None
+    geometry = Geometry(
+        kernel=shape[2:],
+        strides=_ints(node, "strides") or (1,) * spatial,
+        pads=_conv_pads(node, shape[2:]),
+        dilations=_ints(node, "dilations") or (1,) * spatial,
+    )
+    groups = node.attributes.get_int("group", 1)
+    return Site(_name(node, weight), CONV, _id(weight), shape, groups, False, (_use(node, geometry),))
+
+
+def _gemm(node: ir.Node, weight: ir.Value) -> Site | None:
+    plain = (
+        node.attributes.get_int("transA", 0) == 0
+        and node.attributes.get_float("alpha", 1.0) == 1.0
+        and (_bias(node) is None or node.attributes.get_float("beta", 1.0) == 1.0)
+    )
+    if not plain:
+        return None
+    transposed = node.attributes.get_int("transB", 0) == 0
+    return Site(_name(node, weight), GEMM, _id(weight), _shape(weight), 1, transposed, (_use(node, None),))
+
+
+def _matmul(node: ir.Node, weight: ir.Value) -> Site | None:
+    if len(_shape(weight)) != 2:
+        return None
+    return Site(_name(node, weight), MATMUL, _id(weight), _shape(weight), 1, True, (_use(node, None),))
+
+
+_READERS = {CONV: _conv, GEMM: _gemm, MATMUL: _matmul}
+
+
+def _use(node: ir.Node, geometry: Geometry | None) -> Use:
+    bias = _bias(node)
+    return Use(str(node.name), _id(node.inputs[0]), _id(node.outputs[0]), _id(bias) if bias else None, geometry)
+
+
+def _bias(node: ir.Node) -> ir.Value | None:
+    return node.inputs[2] if len(node.inputs) > 2 else None
+
+
+def _merged(site: Site, other: Site) -> Site:
+    return Site(site.name, site.op, site.weight, site.shape, site.groups, site.transposed, site.uses + other.uses)
+
+
+def _named_apart(sites: Iterable[Site]) -> Iterator[Site]:
+    """Give sites of equal name (one weight in two layouts) the names of their nodes."""
+    taken: set[str] = set()
+    for site in sites:
+        name = site.name if site.name not in taken else f"{site.name}:{site.uses[0].node}"
+        taken.add(name)
+        yield Site(name, site.op, site.weight, site.shape, site.groups, site.transposed, site.uses)
+
+
+def _name(node: ir.Node, weight: ir.Value) -> str:
+    """The name a user knows: the module's if torch's exporter left it, else the weight's or the node's."""
+    module = re.fullmatch(r"(.+)\.weight", _id(weight))
+    if module:
+        return module[1]
+    scopes = re.findall(r"'([^']*)'", node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
+    if len(scopes) > 2:
+        return str(scopes[-2])
+    return str(node.name)
+
+
+def _conv_pads(node: ir.Node, kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """Explicit pads; SAME_* is turned into numbers when the input's size is known."""
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
+    if mode in ("NOTSET", "VALID"):
+        explicit = _ints(node, "pads") if mode == "NOTSET" else None
+        return explicit or (0,) * (2 * len(kernel))
+    strides = _ints(node, "strides") or (1,) * len(kernel)
+    dilations = _ints(node, "dilations") or (1,) * len(kernel)
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    begin, end = [], []
+    for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        size = shape[axis + 2] if shape is not None else None
+        size = size if isinstance(size, int) else s  # a stride-sized input pads like any multiple of the stride
+        total = max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        begin.append(small if mode == "SAME_UPPER" else large)
+        end.append(large if mode == "SAME_UPPER" else small)
+    return (*begin, *end)
+
+
+def _ints(node: ir.Node, name: str) -> tuple[int, ...] | None:
+    attribute = node.attributes.get(name)
+    return tuple(attribute.as_ints()) if attribute is not None else None
+
+
+def _shape(value: ir.Value) -> tuple[int, ...]:
+    return tuple(value.const_value.shape.numpy()) if value.const_value is not None else ()
+
+
+def _id(value: ir.Value | None) -> str:
+    return str(value.name) if value is not None else ""
