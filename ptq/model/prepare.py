@@ -92,12 +92,12 @@ def _convert(model: ir.Model, opset: int) -> ir.Model:
 def _fold(model: ir.Model) -> None:
     """Fold constant subexpressions and BatchNorm, infer shapes."""
     import onnxscript.optimizer
+    from onnxscript.rewriter import rewrite
     from onnxscript.rewriter.rules.common import (
         fuse_batchnorm_into_conv_rule,
         fuse_batchnorm_into_conv_transpose_rule,
         fuse_batchnorm_into_gemm_rule,
     )
-    from onnxscript.rewriter import rewrite
 
     passes.ShapeInferencePass()(model)
     onnxscript.optimizer.fold_constants(

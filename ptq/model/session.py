@@ -40,7 +40,7 @@ class Session:
         source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else _bytes(model)
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  (ONNX Runtime's errors share no base class)
+        except Exception as error:  # ONNX Runtime's errors share no base class
             raise ModelError(f"ONNX Runtime {ort.__version__} does not load the graph: {_line(error)}") from error
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
@@ -54,7 +54,7 @@ class Session:
         """
         try:
             result: list[np.ndarray] = self._session.run(list(outputs) if outputs else None, dict(feeds))
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise ModelError(f"ONNX Runtime {ort.__version__} fails to run the graph: {_line(error)}") from error
         return result
 

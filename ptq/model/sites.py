@@ -116,7 +116,7 @@ def _conv(node: ir.Node, weight: ir.Value) -> Site | None:
         dilations=_ints(node, "dilations") or (1,) * spatial,
     )
     groups = node.attributes.get_int("group", 1)
-    return Site(_name(node, weight), CONV, _id(weight), shape, groups, False, (_use(node, geometry),))
+    return Site(_name(node, weight), CONV, _id(weight), shape, groups, transposed=False, uses=(_use(node, geometry),))
 
 
 def _gemm(node: ir.Node, weight: ir.Value) -> Site | None:
@@ -134,7 +134,7 @@ def _gemm(node: ir.Node, weight: ir.Value) -> Site | None:
 def _matmul(node: ir.Node, weight: ir.Value) -> Site | None:
     if len(_shape(weight)) != 2:
         return None
-    return Site(_name(node, weight), MATMUL, _id(weight), _shape(weight), 1, True, (_use(node, None),))
+    return Site(_name(node, weight), MATMUL, _id(weight), _shape(weight), 1, transposed=True, uses=(_use(node, None),))
 
 
 _READERS = {CONV: _conv, GEMM: _gemm, MATMUL: _matmul}
@@ -146,7 +146,24 @@ def _use(node: ir.Node, geometry: Geometry | None) -> Use:
 
 
 def _bias(node: ir.Node) -> ir.Value | None:
-    return node.inputs[2] if len(node.inputs) > 2 else None
+    """The bias of a node: its third input, or the constant vector that an Add right behind a MatMul adds."""
+    if len(node.inputs) > 2:
+        return node.inputs[2]
+    if node.op_type != MATMUL:
+        return None
+    add = following_add(node)
+    return None if add is None else next(v for v in add.inputs if v is not node.outputs[0])
+
+
+def following_add(matmul: ir.Node) -> ir.Node | None:
+    """The Add that gives a MatMul its bias: the only consumer, with a constant vector of one number per channel."""
+    consumers = matmul.outputs[0].consumers()
+    if len(consumers) != 1 or consumers[0].op_type != "Add" or matmul.outputs[0].is_graph_output():
+        return None
+    others = [v for v in consumers[0].inputs if v is not matmul.outputs[0]]
+    array = constant(others[0]) if len(others) == 1 else None
+    channels = _shape(matmul.inputs[1])[-1] if matmul.inputs[1] is not None else 0
+    return consumers[0] if array is not None and array.size == channels == array.shape[-1] else None
 
 
 def _merged(site: Site, other: Site) -> Site:

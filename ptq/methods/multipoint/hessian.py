@@ -62,7 +62,8 @@ def _inverse_factor(damped: Tensor, mean: Tensor) -> Tensor:
             inverse = torch.cholesky_inverse(lower)
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not failed.any():
-                return upper
+                factor: Tensor = upper
+                return factor
         grown = torch.where(extra > 0, extra * 10, mean.clamp_min(1e-30) * DAMPING)
         extra = torch.where(failed[:, None] > 0, grown, extra)
 
