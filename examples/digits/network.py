@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 class DigitsResNet(nn.Module):
-    """Logits `(batch, 10)` of normalised grey digits `(batch, 1, 28, 28)`: a stem and five blocks, 0.46 M parameters."""
+    """Logits `(batch, 10)` of normalised grey digits `(batch, 1, 28, 28)`: a stem, five blocks, 0.46 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()
