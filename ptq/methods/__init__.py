@@ -1,1 +1,1 @@
-"""Weight quantization methods, one module each; siblings never import each other."""
+"""Weight quantization methods: a method is named after its module here; siblings never import each other."""

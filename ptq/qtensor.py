@@ -1,0 +1,148 @@
+"""A quantized weight: a sum of terms `scale * values`, each term over all rows or over some.
+
+One term is ordinary quantization, several are multipoint (arXiv:2002.09049). When the scales of every row are powers
+of one integer apart, the sum is itself one scale times one integer per weight, and only that scale is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ptq.errors import OptionError
+from ptq.formats import Format
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """Rows `scale[:, None] * values`: values `(rows, in)` are numbers of the format, scales float32 `(rows,)`.
+
+    `rows` are the rows of the tensor it covers, ascending int64; None when it covers all.
+    """
+
+    values: Tensor
+    scale: Tensor
+    format: Format
+    rows: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        counts = {len(self.values), len(self.scale)} | ({len(self.rows)} if self.rows is not None else set())
+        if self.values.ndim != 2 or self.scale.ndim != 1 or len(counts) != 1:
+            rows = "all rows" if self.rows is None else f"{len(self.rows)} rows"
+            raise OptionError(
+                f"a term of {rows} has values {tuple(self.values.shape)} and scales {tuple(self.scale.shape)}; "
+                "give (rows, in) and (rows,)"
+            )
+        if self.scale.dtype != torch.float32:
+            raise OptionError(f"the scales of a term are {self.scale.dtype}, they are stored as float32; round them")
+        if self.rows is not None and not bool((self.rows.diff() > 0).all()):
+            raise OptionError("the rows of a term repeat or descend; sort them")
+
+
+@dataclass(frozen=True, eq=False)
+class QTensor:
+    """A weight `(out, in)` as a sum of terms, the coarsest first."""
+
+    terms: tuple[Term, ...]
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        out, columns = self.shape
+        for term in self.terms:
+            fits = len(term.values) == out if term.rows is None else bool(((term.rows >= 0) & (term.rows < out)).all())
+            if term.values.shape[1] != columns or not fits:
+                raise OptionError(
+                    f"a term {tuple(term.values.shape)} does not fit a tensor {self.shape}; cover its rows"
+                )
+
+    @property
+    def points(self) -> Tensor:
+        """How many terms cover each row; int64 `(out,)`."""
+        count = torch.zeros(self.shape[0], dtype=torch.int64, device=self._device)
+        for term in self.terms:
+            count[_rows(term)] += 1
+        return count
+
+    @property
+    def storage_bits(self) -> int:
+        """All that is stored: the values at the width of their format, scales, and row indices of partial terms."""
+        values = sum(term.values.numel() * term.format.bits for term in self.terms)
+        indices = sum(len(term.rows) for term in self.terms if term.rows is not None) * _index_bits(self.shape[0])
+        scales = [term.scale for term in self.terms] if self.integer_ratio() is None else [self.finest_scale()]
+        return values + indices + sum(scale.numel() * _scale_bits(scale) for scale in scales)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """`storage_bits` over the number of weights."""
+        return self.storage_bits / max(self.shape[0] * self.shape[1], 1)
+
+    def dequantize(self) -> Tensor:
+        """The weight, float32 `(out, in)`: summed in float64 and rounded once."""
+        total = torch.zeros(self.shape, dtype=torch.float64, device=self._device)
+        for term in self.terms:
+            total[_rows(term)] += term.values.double() * term.scale.double()[:, None]
+        return total.float()
+
+    def integer_ratio(self) -> int | None:
+        """The integer between the scale of a point and that of the next, equal for all rows and points; else None.
+
+        A tensor in which no row has a second point has the ratio 1.
+        """
+        scales = self._scales()
+        followed = ~scales[1:].isnan()
+        coarse, fine = scales[:-1][followed], scales[1:][followed]
+        known = fine > 0
+        if not known.any():
+            return None if coarse.any() else 1
+        ratio = (coarse[known][0] / fine[known][0]).round()
+        return int(ratio) if ratio >= 1 and bool((coarse == fine * ratio).all()) else None
+
+    def finest_scale(self) -> Tensor:
+        """The scale of the last point of each row, `(out,)`; what `integers` are multiplied by."""
+        finest = torch.zeros(self.shape[0], dtype=torch.float64, device=self._device)
+        for term in self.terms:
+            finest[_rows(term)] = term.scale.double()
+        return finest.float()
+
+    def integers(self) -> Tensor:
+        """The sum of the points of each row as multiples of its finest scale; int64 `(out, in)`.
+
+        Raises:
+            OptionError: the scales have no integer ratio.
+
+        """
+        ratio = self.integer_ratio()
+        if ratio is None:
+            raise OptionError("the scales of the points have no integer ratio; use radix points, or dequantize")
+        total = torch.zeros(self.shape, dtype=torch.int64, device=self._device)
+        for term in self.terms:
+            rows = _rows(term)
+            total[rows] = total[rows] * ratio + term.values.long()
+        return total
+
+    @property
+    def _device(self) -> torch.device | None:
+        return self.terms[0].values.device if self.terms else None
+
+    def _scales(self) -> Tensor:
+        """Scales in float64 `(terms, out)`, NaN where a term does not cover a row."""
+        scales = torch.full((len(self.terms), self.shape[0]), torch.nan, dtype=torch.float64, device=self._device)
+        for k, term in enumerate(self.terms):
+            scales[k, _rows(term)] = term.scale.double()
+        return scales
+
+
+def _rows(term: Term) -> Tensor | slice:
+    return slice(None) if term.rows is None else term.rows
+
+
+def _scale_bits(scale: Tensor) -> int:
+    """Scales are stored as bfloat16 when that loses nothing."""
+    scale = scale.double()
+    return 16 if bool((scale.bfloat16().double() == scale).all()) else 32
+
+
+def _index_bits(rows: int) -> int:
+    return next(bits for bits in (8, 16, 32) if rows <= 2**bits or bits == 32)
