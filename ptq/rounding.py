@@ -1,0 +1,77 @@
+"""Rounding to a format: the one place where a number becomes a number of the grid."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ptq.errors import OptionError
+from ptq.formats import Format
+
+
+class Rounding(Enum):
+    """What happens between two neighbouring numbers of a format."""
+
+    NEAREST_EVEN = auto()
+    STOCHASTIC = auto()
+
+
+def round_to(
+    fmt: Format, x: Tensor, mode: Rounding = Rounding.NEAREST_EVEN, generator: torch.Generator | None = None
+) -> Tensor:
+    """Numbers of the format for a floating tensor, in its shape and dtype; saturates, and NaN stays NaN.
+
+    NEAREST_EVEN takes the nearest number, of two equally near ones that with the even code. STOCHASTIC takes one of
+    the two neighbours so that the mean is `x`.
+
+    Raises:
+        OptionError: stochastic rounding without a generator.
+
+    """
+    if mode is Rounding.STOCHASTIC:
+        if generator is None:
+            raise OptionError("stochastic rounding has no generator; pass a seeded torch.Generator")
+        return _stochastic(fmt, x, generator)
+    if _is_integer_grid(fmt):
+        return x.round().clamp(fmt.min, fmt.max)
+    table = torch.tensor(fmt.values, dtype=torch.float64, device=x.device)
+    index = torch.searchsorted(_boundaries(fmt).to(x.device), x.double())
+    return _kept_nan(x, table[index])
+
+
+def _stochastic(fmt: Format, x: Tensor, generator: torch.Generator) -> Tensor:
+    table = torch.tensor(fmt.values, dtype=torch.float64, device=x.device)
+    inside = x.double().clamp(fmt.min, fmt.max)
+    upper = torch.searchsorted(table, inside, right=True).clamp(1, len(table) - 1)
+    low, high = table[upper - 1], table[upper]
+    chance = torch.rand(x.shape, generator=generator, dtype=torch.float64, device=x.device)
+    return _kept_nan(x, torch.where(chance * (high - low) < inside - low, high, low))
+
+
+def _kept_nan(x: Tensor, rounded: Tensor) -> Tensor:
+    return torch.where(x.isnan(), x, rounded.to(x.dtype))
+
+
+@cache
+def _is_integer_grid(fmt: Format) -> bool:
+    """Whether the format is consecutive integers with codes as even as they are: torch rounds those by itself."""
+    steps = range(len(fmt.values))
+    return all(fmt.values[i] == fmt.min + i == round(fmt.min) + i for i in steps) and all(
+        (code - round(value)) % 2 == 0 for code, value in zip(fmt.codes, fmt.values, strict=True)
+    )
+
+
+@cache
+def _boundaries(fmt: Format) -> Tensor:
+    """Where the nearest number changes, float64; a number at a boundary belongs below it.
+
+    A boundary is halfway, or just under it when the tie goes to the upper number.
+    """
+    values = torch.tensor(fmt.values, dtype=torch.float64)
+    even = torch.tensor(fmt.codes) % 2 == 0
+    halfway = (values[:-1] + values[1:]) / 2
+    below = torch.nextafter(halfway, torch.tensor(-torch.inf, dtype=torch.float64))
+    return torch.where(even[1:] & ~even[:-1], below, halfway)
