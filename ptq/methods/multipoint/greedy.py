@@ -91,13 +91,11 @@ def points_needed(
 def exact_point(rows: Tensor, limit: int) -> Point:
     """The best point of all for rows float64 `(rows, in)`.
 
-    Every rounding that some scale gives is tried with the scale that fits it best. Between two neighbouring
-    breakpoints of `_Path` the rounding does not change, so equal breakpoints count as one.
+    Every rounding that some scale gives is tried with the scale that fits it best. Elements that reach their
+    breakpoints together are passed one by one on the way: such a rounding is a tie, and never better than all passed.
     """
     path = _Path.of(rows, limit)
-    last = torch.ones_like(path.breakpoints[:, :1], dtype=torch.bool)
-    settled = torch.cat([path.breakpoints[:, 1:] < path.breakpoints[:, :-1], last], dim=1)
-    gain = torch.where(settled, path.inner[:, 1:].square() / path.norm[:, 1:], -1.0)
+    gain = path.inner[:, 1:].square() / path.norm[:, 1:]
     chosen = path.breakpoints.gather(1, gain.argmax(1, keepdim=True))
     levels = torch.arange(limit, dtype=rows.dtype, device=rows.device) + 0.5
     reached = (rows.abs()[..., None] / levels >= chosen[..., None]).sum(-1)
