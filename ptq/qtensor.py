@@ -28,12 +28,10 @@ class Term:
     rows: Tensor | None = None
 
     def __post_init__(self) -> None:
-        counts = {len(self.values), len(self.scale)} | ({len(self.rows)} if self.rows is not None else set())
-        if self.values.ndim != 2 or self.scale.ndim != 1 or len(counts) != 1:
-            rows = "all rows" if self.rows is None else f"{len(self.rows)} rows"
+        shapes = [tuple(part.shape) for part in (self.values, self.scale, self.rows) if part is not None]
+        if self.values.ndim != 2 or any(shape != shapes[0][:1] for shape in shapes[1:]):
             raise OptionError(
-                f"a term of {rows} has values {tuple(self.values.shape)} and scales {tuple(self.scale.shape)}; "
-                "give (rows, in) and (rows,)"
+                f"values, scales (and rows) of a term are {', '.join(map(str, shapes))}; give (rows, in) and (rows,)"
             )
         if self.scale.dtype != torch.float32:
             raise OptionError(f"the scales of a term are {self.scale.dtype}, they are stored as float32; round them")

@@ -1,0 +1,142 @@
+"""Sums of terms: what they add up to, what they cost, and when they are one integer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ptq import formats
+from ptq.errors import OptionError
+from ptq.methods.multipoint.greedy import greedy_rows
+from ptq.methods.multipoint.radix import Radix
+from ptq.qtensor import QTensor, Term
+from ptq.scheme import Scheme
+
+INT4, INT3, INT2 = (formats.get(name) for name in ("int4", "int3", "int2"))
+
+
+def radix_tensor(seed: int, shape: tuple[int, int], fmt: formats.Format, most: int) -> tuple[QTensor, Tensor, Tensor]:
+    """A tensor of 1 to `most` points per row, its integers and its scales."""
+    generator = torch.Generator().manual_seed(seed)
+    system = Radix.of(int(fmt.max))
+    points = torch.randint(1, most + 1, (shape[0],), generator=generator)
+    limits = torch.tensor([system.limit(int(n)) for n in points])
+    integers = (torch.rand(shape, generator=generator) * (2 * limits + 1)[:, None]).floor() - limits[:, None]
+    scale = (torch.rand(shape[0], generator=generator) + 0.01).bfloat16().float()
+    terms = []
+    for k in range(most):
+        rows = (points > k).nonzero()[:, 0]
+        planes = torch.stack([system.digits(integers[row], int(points[row]))[k] for row in rows.tolist()])
+        ratio = system.ratio ** (points[rows] - 1 - k)
+        terms.append(Term(planes.to(torch.int8), scale[rows] * ratio, fmt, None if k == 0 else rows))
+        if not (points > k + 1).any():
+            break
+    return QTensor(tuple(terms), shape), integers.long(), scale
+
+
+@given(st.integers(0, 10_000), st.sampled_from([(INT4, 2), (INT3, 2), (INT2, 5)]))
+def test_radix_points_are_one_scale_times_integers(seed: int, kind: tuple[formats.Format, int]) -> None:
+    fmt, most = kind
+    tensor, integers, scale = radix_tensor(seed, (5, 3), fmt, most)
+    several = len(tensor.terms) > 1
+    assert tensor.integer_ratio() == (2 * int(fmt.max) + 1 if several else 1)
+    assert torch.equal(tensor.integers(), integers)
+    assert torch.equal(tensor.finest_scale(), scale)
+    assert torch.equal(tensor.dequantize(), scale[:, None] * integers.float())
+    assert tensor.dequantize().dtype == torch.float32
+
+
+def test_bits_count_planes_indices_and_one_scale_per_row() -> None:
+    """Four rows of 10 int4 weights, of which two have a second point: 160 + 80 planes, 2 x 8 indices, 4 x 16 scales."""
+    scale = torch.tensor([1.0, 0.5, 0.375, 2.0])
+    rows = torch.tensor([1, 3])
+    first = Term(torch.ones(4, 10), scale * torch.tensor([1, 15, 1, 15]), INT4)
+    second = Term(-torch.ones(2, 10), scale[rows], INT4, rows)
+    tensor = QTensor((first, second), (4, 10))
+    assert tensor.storage_bits == 160 + 80 + 16 + 64
+    assert tensor.bits_per_weight == 8.0
+    assert tensor.points.tolist() == [1, 2, 1, 2]
+    assert tensor.integers()[:, 0].tolist() == [1, 14, 1, 14]
+
+
+def test_scales_that_bfloat16_cannot_hold_count_as_float32() -> None:
+    third = Term(torch.ones(4, 2), torch.full((4,), 1 / 3), INT4)
+    assert QTensor((third,), (4, 2)).storage_bits == 4 * 2 * 4 + 4 * 32
+
+
+def test_free_scales_are_all_stored() -> None:
+    rows = torch.tensor(np.random.default_rng(0).normal(size=(8, 16)))
+    found = greedy_rows(rows, 3, 2, stored=torch.bfloat16)
+    terms = tuple(Term(point.integers, point.scale.float(), INT3) for point in found)
+    tensor = QTensor(terms, (8, 16))
+    assert tensor.integer_ratio() is None
+    assert tensor.storage_bits == 2 * (8 * 16 * 3 + 8 * 16)
+    expected = sum((point.dequantized() for point in found), torch.zeros(8, 16, dtype=torch.float64))
+    assert torch.equal(tensor.dequantize(), expected.float())
+    with pytest.raises(OptionError, match="no integer ratio; use radix points"):
+        tensor.integers()
+
+
+@pytest.mark.parametrize(("out", "bits"), [(256, 8), (257, 16), (65536, 16), (65537, 32)])
+def test_indices_are_as_wide_as_the_rows_need(out: int, bits: int) -> None:
+    first = Term(torch.ones(out, 1), torch.full((out,), 3.0), INT2)
+    second = Term(torch.ones(1, 1), torch.ones(1), INT2, torch.tensor([out - 1]))
+    assert QTensor((first, second), (out, 1)).storage_bits == 2 * (out + 1) + bits + 16 * out
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine", "ratio"),
+    [
+        ([15.0, 30.0], [1.0, 2.0], 15),
+        ([15.0, 30.0], [1.0, 2.0000002], None),
+        ([15.0, 28.0], [1.0, 2.0], None),
+        ([2.5, 2.5], [1.0, 1.0], None),
+        ([1.0, 1.0], [1.0, 1.0], 1),
+        ([0.25, 0.25], [1.0, 1.0], None),
+        ([0.0, 8.0], [0.0, 1.0], 8),
+        ([0.0, 0.0], [0.0, 0.0], 1),
+        ([3.0, 8.0], [0.0, 1.0], None),
+        ([3.0, 3.0], [0.0, 0.0], None),
+    ],
+)
+def test_a_ratio_is_an_integer_and_the_same_in_every_row(
+    coarse: list[float], fine: list[float], ratio: int | None
+) -> None:
+    terms = tuple(Term(torch.ones(2, 1), torch.tensor(scale), INT4) for scale in (coarse, fine))
+    assert QTensor(terms, (2, 1)).integer_ratio() == ratio
+
+
+def test_a_point_without_the_one_before_it_has_no_ratio() -> None:
+    one, other = torch.tensor([0]), torch.tensor([1])
+    terms = (Term(torch.ones(1, 1), torch.ones(1), INT4, one), Term(torch.ones(1, 1), torch.ones(1), INT4, other))
+    tensor = QTensor(terms, (3, 1))
+    assert tensor.integer_ratio() is None
+    assert tensor.points.tolist() == [1, 1, 0]
+    assert tensor.dequantize().tolist() == [[1.0], [1.0], [0.0]]
+
+
+def test_terms_must_fit() -> None:
+    values, scale = torch.ones(2, 3), torch.ones(2)
+    with pytest.raises(OptionError, match=r"of a term are \(2, 3\), \(3,\); give"):
+        Term(values, torch.ones(3), INT4)
+    with pytest.raises(OptionError, match=r"of a term are \(2, 3\), \(2,\), \(1,\); give"):
+        Term(values, scale, INT4, torch.tensor([0]))
+    with pytest.raises(OptionError, match="repeat or descend"):
+        Term(values, scale, INT4, torch.tensor([1, 1]))
+    with pytest.raises(OptionError, match="float64"):
+        Term(values, scale.double(), INT4)
+    for shape, rows in (((3, 3), None), ((2, 4), None), ((2, 3), [0, 2]), ((2, 3), [-1, 1])):
+        term = Term(values, scale, INT4, None if rows is None else torch.tensor(rows))
+        with pytest.raises(OptionError, match="does not fit a tensor"):
+            QTensor((term,), shape)
+
+
+def test_a_scheme_is_symmetric_only_around_zero() -> None:
+    assert Scheme(INT4, axis=0).symmetric
+    assert not Scheme(formats.get("uint8"), symmetric=False).symmetric
+    with pytest.raises(OptionError, match=r"symmetric scheme of uint8 reaches 0 but 255; use"):
+        Scheme(formats.get("uint8"))
