@@ -159,7 +159,7 @@ def _divergence(density: Density, fmt: Format, low: float, high: float) -> float
     number = (centres / float(scale) + zero_point).round() - fmt.min
     inside = (counts > 0) & (number >= 0) & (number < len(fmt.values))
     first, last = np.flatnonzero(inside)[[0, -1]] if inside.any() else (0, 0)
-    if last - first < len(fmt.values):
+    if last - first + 1 < len(fmt.values):
         return math.inf
     kept, number = counts[inside], number[inside].astype(np.int64)
     spread = (np.bincount(number, kept) / np.maximum(np.bincount(number), 1))[number]
