@@ -68,13 +68,14 @@ def test_scales_that_bfloat16_cannot_hold_count_as_float32() -> None:
     assert QTensor((third,), (4, 2)).storage_bits == 4 * 2 * 4 + 4 * 32
 
 
-def test_free_scales_are_all_stored() -> None:
+@pytest.mark.parametrize(("stored", "bits"), [(torch.bfloat16, 16), (torch.float32, 32)])
+def test_free_scales_are_all_stored(stored: torch.dtype, bits: int) -> None:
     rows = torch.tensor(np.random.default_rng(0).normal(size=(8, 16)))
-    found = greedy_rows(rows, 3, 2, stored=torch.bfloat16)
+    found = greedy_rows(rows, 3, 2, stored=stored)
     terms = tuple(Term(point.integers, point.scale.float(), INT3) for point in found)
     tensor = QTensor(terms, (8, 16))
     assert tensor.integer_ratio() is None
-    assert tensor.storage_bits == 2 * (8 * 16 * 3 + 8 * 16)
+    assert tensor.storage_bits == 2 * (8 * 16 * 3 + 8 * bits)
     expected = sum((point.dequantized() for point in found), torch.zeros(8, 16, dtype=torch.float64))
     assert torch.equal(tensor.dequantize(), expected.float())
     with pytest.raises(OptionError, match="no integer ratio; use radix points"):
@@ -97,6 +98,7 @@ def test_indices_are_as_wide_as_the_rows_need(out: int, bits: int) -> None:
         ([2.5, 2.5], [1.0, 1.0], None),
         ([1.0, 1.0], [1.0, 1.0], 1),
         ([0.25, 0.25], [1.0, 1.0], None),
+        ([0.0, 0.0], [1.0, 1.0], None),
         ([0.0, 8.0], [0.0, 1.0], 8),
         ([0.0, 0.0], [0.0, 0.0], 1),
         ([3.0, 8.0], [0.0, 1.0], None),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ptq import formats
+from ptq import formats, ranges
 from ptq.errors import DataError, OptionError
 from ptq.formats.integer import IntFormat
 from ptq.ranges import RANGES, ActivationRange, Density, affine, mse, percentile
@@ -170,14 +170,18 @@ def test_entropy_finds_the_least_divergence(low: float) -> None:
     centres = (edges[1:] + edges[:-1]) / 2
     density = Histogram(np.round(1e6 * np.exp(-np.abs(centres - 1))).astype(int), edges, low, 20.0)
     parts = np.linspace(0.1, 1, 30)
+    for chosen in (ActivationRange(low / 2, 5.0), ActivationRange(low / 3, 13.7), ActivationRange(low, 20.0)):
+        assert ranges._divergence(density, UINT4, chosen.low, chosen.high) == pytest.approx(divergence(density, chosen))
     scanned = [ActivationRange(low * a, 20 * b) for a in (parts if low else [1.0]) for b in parts]
     assert divergence(density, RANGES["entropy"](density, UINT4)) <= 1.05 * min(divergence(density, r) for r in scanned)
 
 
 def test_zeros_do_not_move_the_entropy_range() -> None:
-    numbers = samples("relu")
-    many = np.append(numbers, np.zeros(10 * len(numbers)))
-    assert RANGES["entropy"](seen(many), UINT8) == RANGES["entropy"](seen(numbers), UINT8)
+    edges = np.linspace(0, 8, 2049)
+    counts = np.diff(stats.halfnorm.cdf(edges)) * 1e6
+    chosen = RANGES["entropy"](Histogram(counts, edges, 0.0, 8.0), UINT8)
+    counts[0] *= 1000
+    assert RANGES["entropy"](Histogram(counts, edges, 0.0, 8.0), UINT8).high == pytest.approx(chosen.high, rel=0.02)
 
 
 @pytest.mark.parametrize("name", RANGES)
