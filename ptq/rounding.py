@@ -58,10 +58,8 @@ def _kept_nan(x: Tensor, rounded: Tensor) -> Tensor:
 @cache
 def _is_integer_grid(fmt: Format) -> bool:
     """Whether the format is consecutive integers with codes as even as they are: torch rounds those by itself."""
-    steps = range(len(fmt.values))
-    return all(fmt.values[i] == fmt.min + i == round(fmt.min) + i for i in steps) and all(
-        (code - round(value)) % 2 == 0 for code, value in zip(fmt.codes, fmt.values, strict=True)
-    )
+    pairs = enumerate(zip(fmt.values, fmt.codes, strict=True))
+    return all(value == fmt.min + i and value % 1 == 0 == (code - value) % 2 for i, (value, code) in pairs)
 
 
 @cache

@@ -75,9 +75,9 @@ def carrier(fmt: Format) -> Format:
         OptionError: ONNX has no such type.
 
     """
-    able = [other for other in FORMATS.values() if other.onnx and set(fmt.codes) <= set(other.codes)]
     if fmt.onnx:
         return fmt
+    able = [other for other in FORMATS.values() if other.onnx and set(fmt.codes) <= set(other.codes)]
     if not able:
         raise OptionError(f"ONNX has no type that holds {fmt.name!r}; choose a format that it can store")
     return min(able, key=lambda other: other.bits)
