@@ -11,8 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DAMPING = 0.01
-"""Part of the mean diagonal that is added to the diagonal, as in the paper's code."""
+DAMPING = 0.3
+"""Part of the mean diagonal that is added to the diagonal, of the error measure as well as of the feedback.
+
+The paper's code has 0.01. A few dozen calibration samples never show all that a network will see, and rounding
+that fits them closely fits others badly: 0.2 to 0.5 did best on held-out photographs.
+"""
+
+_SINGULAR = 0.01
 
 _BLOCK = 64
 
@@ -29,6 +35,8 @@ class Curvature:
     def of(cls, moment: Tensor, damping: float = DAMPING) -> Curvature:
         """Prepare a moment `(groups, in, in)`; inputs that were never active are rounded to nearest.
 
+        Damping is shrinkage towards independent inputs of equal power, the prior that a small sample needs.
+
         The factor is the upper Cholesky factor of the inverse of the damped moment; columns go from the largest
         to the smallest diagonal ("act-order").
         """
@@ -39,8 +47,23 @@ class Curvature:
         diagonal = moment.diagonal(dim1=-2, dim2=-1)
         mean = diagonal.mean(dim=-1, keepdim=True)
         added = torch.where(diagonal > 0, damping * mean, torch.ones_like(diagonal))
-        factor = _inverse_factor(moment + torch.diag_embed(added), mean)
+        moment = moment + torch.diag_embed(added)
+        factor = _inverse_factor(moment, mean)
         return cls(moment.float(), factor.float(), order)
+
+    @classmethod
+    def unknown(cls, groups: int, columns: int) -> Curvature:
+        """Independent inputs of equal power: what is assumed without data; errors are plain squares."""
+        identity = torch.eye(columns).expand(groups, -1, -1)
+        return cls(identity, identity, torch.arange(columns).expand(groups, -1))
+
+    def arranged(self, weight: Tensor) -> Tensor:
+        """Rows `(groups, rows, in)` in rounding order."""
+        return weight.gather(2, self.order[:, None, :].expand_as(weight))
+
+    def restored(self, rows: Tensor) -> Tensor:
+        """The inverse of `arranged`."""
+        return torch.empty_like(rows).scatter_(2, self.order[:, None, :].expand_as(rows), rows)
 
     def errors(self, residual: Tensor) -> Tensor:
         """`r H r^T` for residuals `(groups, rows, in)` given in rounding order; `(groups, rows)`."""
@@ -64,11 +87,16 @@ def _inverse_factor(damped: Tensor, mean: Tensor) -> Tensor:
             if not failed.any():
                 factor: Tensor = upper
                 return factor
-        grown = torch.where(extra > 0, extra * 10, mean.clamp_min(1e-30) * DAMPING)
+        grown = torch.where(extra > 0, extra * 10, mean.clamp_min(1e-30) * _SINGULAR)
         extra = torch.where(failed[:, None] > 0, grown, extra)
 
 
-def round_rows(weight: Tensor, scale: Tensor, limit: Tensor, curvature: Curvature) -> Tensor:
+def nearest_rows(weight: Tensor, scale: Tensor, limit: int) -> Tensor:
+    """Integers of rows `(groups, rows, in)` by rounding to nearest, even on ties."""
+    return (weight / scale[..., None]).round().clamp(-limit, limit)
+
+
+def round_rows(weight: Tensor, scale: Tensor, limit: int, curvature: Curvature) -> Tensor:
     """Integers of rows `(groups, rows, in)` in rounding order, grids `(groups, rows)`; same shape as the weight."""
     work = weight.clone()
     rounded = torch.empty_like(weight)
