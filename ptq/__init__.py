@@ -2,7 +2,5 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
 
 __version__ = "0.1.0"

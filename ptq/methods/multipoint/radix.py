@@ -30,10 +30,11 @@ class Radix:
     @classmethod
     def of(cls, digit: int, *, portable: bool = False) -> Radix:
         """The number system of a base format whose largest value is `digit`."""
+        ceiling = PORTABLE_CEILING if portable else INT8_CEILING
+        digit = min(digit, ceiling)
         balanced = 2 * digit + 1
-        if portable:
-            return cls(digit, min(balanced, _PORTABLE_RATIO), PORTABLE_CEILING)
-        return cls(digit, balanced, INT8_CEILING)
+        ratio = min(balanced, _PORTABLE_RATIO) if portable and balanced <= ceiling else balanced
+        return cls(digit, ratio, ceiling)
 
     def limit(self, points: int) -> int:
         """The largest sum of so many points; the smallest is its negative."""
