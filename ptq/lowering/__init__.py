@@ -1,0 +1,8 @@
+"""From quantized weights and activation ranges to ONNX nodes that stock ONNX Runtime runs fast."""
+
+from __future__ import annotations
+
+from ptq.lowering.activations import Activations, find_activations
+from ptq.lowering.graph import Execution, SiteLowering, execution, lower
+
+__all__ = ["Activations", "Execution", "SiteLowering", "execution", "find_activations", "lower"]

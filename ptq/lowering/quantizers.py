@@ -1,0 +1,141 @@
+"""QuantizeLinear and DequantizeLinear around the kernels that compute in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from ptq import formats
+from ptq.errors import ModelError
+from ptq.lowering.activations import Activations
+from ptq.lowering.builder import Builder
+from ptq.ranges import ActivationRange, affine
+
+_FLOAT_KERNELS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Scale and zero point of a uint8 activation: rank-0 values of the graph, and the scale as a number."""
+
+    scale: ir.Value
+    zero_point: ir.Value
+    step: float
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor in uint8, its quantizer and its float image."""
+
+    integers: ir.Value
+    image: ir.Value
+    quantizer: Quantizer
+
+
+@dataclass
+class Quantizers:
+    """Places one QuantizeLinear for each tensor of `activations`."""
+
+    graph: ir.Graph
+    activations: Activations
+    ranges: Mapping[str, ActivationRange]
+    _known: dict[str, Quantizer] = field(default_factory=dict)
+
+    def insert(self) -> dict[str, Quantized]:
+        """Rewire the graph; what was quantized, by the name that the tensor had."""
+        values = {str(v.name): v for v in self.graph.inputs}
+        values |= {str(v.name): v for node in self.graph for v in node.outputs}
+        return {name: self._quantize(values[name], name) for name in self.activations.quantized}
+
+    def _quantize(self, value: ir.Value, name: str) -> Quantized:
+        producer = value.producer()
+        readers = [u for u in value.uses() if self._reads_image(u.node, producer)]
+        anchor = self._first(value)
+        builder = Builder(self.graph, anchor, f"{name}/activation")
+        quantizer = self._quantizer(builder, name)
+        integers = builder.call("QuantizeLinear", value, quantizer.scale, quantizer.zero_point, name="quantize")
+        image = builder.call("DequantizeLinear", integers, quantizer.scale, quantizer.zero_point, name="dequantize")
+        image.shape, image.type = value.shape, value.type
+        for usage in readers:
+            usage.node.replace_input_with(usage.idx, self._private(usage.node, integers, image, quantizer))
+        if value.is_graph_output() and producer is not None and producer.name in self.activations.integer:
+            _take_output(self.graph, value, image)
+        return Quantized(integers, image, quantizer)
+
+    def _reads_image(self, reader: ir.Node, producer: ir.Node | None) -> bool:
+        if producer is not None and producer.name in self.activations.integer:
+            return True
+        return reader.name in self.activations.integer
+
+    def _first(self, value: ir.Value) -> ir.Node:
+        """Where to insert: right behind the producer."""
+        producer = value.producer()
+        nodes = list(self.graph)
+        if producer is None:
+            return nodes[0]
+        index = nodes.index(producer)
+        if index + 1 < len(nodes):
+            return nodes[index + 1]
+        end = ir.node("Identity", [value])
+        self.graph.append(end)
+        return end
+
+    def _quantizer(self, builder: Builder, name: str) -> Quantizer:
+        source = self.activations.shared.get(name, name)
+        if source not in self._known:
+            scale, zero_point = affine(formats.get("uint8"), self.ranges[source].low, self.ranges[source].high)
+            step = _within(float(scale), zero_point, self.activations.bounds.get(source))
+            self._known[source] = Quantizer(
+                builder.constant("scale", np.array(step, np.float32)),
+                builder.constant("zero_point", np.array(zero_point, np.uint8)),
+                float(np.float32(step)),
+            )
+        return self._known[source]
+
+    def _private(self, reader: ir.Node, integers: ir.Value, image: ir.Value, quantizer: Quantizer) -> ir.Value:
+        """What a reader is fed: a kernel that stays float gets a DequantizeLinear of its own, with a scale per channel.
+
+        Between a DequantizeLinear per tensor and a QuantizeLinear, ONNX Runtime quantizes the float weights of such
+        a kernel by itself, per tensor and asymmetric, and says nothing.
+        """
+        if reader.op_type not in _FLOAT_KERNELS or reader.name in self.activations.integer:
+            return image
+        axis = 1 if reader.op_type in ("Conv", "ConvTranspose") else -1
+        size = image.shape[axis] if image.shape is not None else None
+        if not isinstance(size, int):
+            raise ModelError(
+                f"{reader.name} stays in float behind quantized layers, and its input has no fixed number of channels; "
+                f"quantize it too, or export the model with fixed shapes"
+            )
+        rank = len(image.shape) if image.shape is not None else 0
+        builder = Builder(self.graph, reader, f"{reader.name}/input")
+        scale = builder.constant("scale", np.full(size, quantizer.step, np.float32))
+        array = quantizer.zero_point.const_value
+        zero = int(array.numpy()) if array is not None else 0
+        zero_point = builder.constant("zero_point", np.full(size, zero, np.uint8))
+        return builder.call("DequantizeLinear", integers, scale, zero_point, name="dequantize", axis=axis % rank)
+
+
+def _within(scale: float, zero_point: int, bounds: tuple[float, float] | None) -> float:
+    """The largest scale up to the given one with which the grid stays inside the bounds."""
+    step = np.float32(scale)
+    if bounds is None:
+        return float(step)
+    for steps, bound in ((-zero_point, bounds[0]), (255 - zero_point, bounds[1])):
+        if steps and np.isfinite(bound):
+            step = min(step, np.float32(bound / steps))
+            while abs(np.float32(step * np.float32(steps))) > abs(bound):
+                step = np.nextafter(step, np.float32(0))
+    return float(step)
+
+
+def _take_output(graph: ir.Graph, value: ir.Value, image: ir.Value) -> None:
+    """Make the float image the graph's output, under its name."""
+    name = value.name
+    value.name, image.name = f"{name}/raw", name
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[index] = image
