@@ -67,6 +67,7 @@ def lower(model: Model, sites: Mapping[str, SiteLowering], ranges: Mapping[str, 
     for site in model.sites:
         _lower_site(graph, site, [nodes[u.node] for u in site.uses], sites[site.name], quantized, dynamic)
     passes.RemoveUnusedNodesPass()(copy)
+    _drop_unused(graph)
     _raise_opset(copy, sites)
     return copy
 
@@ -80,7 +81,7 @@ def _lower_site(
     dynamic: dict[str, ir.Node],
 ) -> None:
     for node in nodes:
-        node.metadata_props |= {SITE_KEY: site.name, EXECUTION_KEY: how.execution.value}
+        node.metadata_props.update({SITE_KEY: site.name, EXECUTION_KEY: how.execution.value})
         if how.reason is not None:
             node.metadata_props[REASON_KEY] = how.reason
     if how.weight is None:
@@ -131,7 +132,7 @@ def _dynamic(
     integers, scale, zero_point = cache[str(data.name)].outputs
     zero = builder.constant("zero", np.zeros(site.rows, np.int8))
     product = builder.node("MatMulInteger", integers, turned, zero_point, zero, name="product")
-    product.metadata_props |= {key: v for key, v in node.metadata_props.items() if key.startswith("ptq.")}
+    product.metadata_props.update(_marks(node))
     numbers = builder.cast(product.outputs[0], ir.DataType.FLOAT, "numbers")
     steps = builder.call("Mul", scale, weight.scale, name="steps")
     result = builder.call("Mul", numbers, steps, name="result")
@@ -158,7 +159,7 @@ def _gemm(
         axis=0,
     )
     product = builder.node("Gemm", data.image, weight_image, image, name="gemm", transB=1)
-    product.metadata_props |= {key: v for key, v in node.metadata_props.items() if key.startswith("ptq.")}
+    product.metadata_props.update(_marks(node))
     _replace(graph, add or node, product.outputs[0])
 
 
@@ -167,10 +168,7 @@ def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
     old = node.outputs[0]
     result.shape, result.type = old.shape, old.type
     name = old.name
-    ir.convenience.replace_all_uses_with(old, result)
-    for index, output in enumerate(graph.outputs):
-        if output is old:
-            graph.outputs[index] = result
+    ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
     old.name, result.name = f"{name}/float", name
     graph.remove(node, safe=False)
 
@@ -197,6 +195,13 @@ def _inputs(graph: ir.Graph, site: Site) -> list[ir.Value]:
     return [value for node in graph if node.name in names for value in node.inputs[:1] if value is not None]
 
 
+def _drop_unused(graph: ir.Graph) -> None:
+    """Remove the float weights that nothing reads any more."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
 def _raise_opset(model: ir.Model, sites: Mapping[str, SiteLowering]) -> None:
     """The opset that the formats need; operators of the prepared graph mean the same from 21 to 25."""
     weights = [how.weight for how in sites.values() if how.weight is not None]
@@ -204,3 +209,8 @@ def _raise_opset(model: ir.Model, sites: Mapping[str, SiteLowering]) -> None:
     opset = max(model.opset_imports[""], 25 if narrow else TARGET_OPSET)
     model.opset_imports[""] = opset
     model.ir_version = ir_version(opset)
+
+
+def _marks(node: ir.Node) -> dict[str, str]:
+    """What this module noted on a node."""
+    return {key: value for key, value in node.metadata_props.items() if key.startswith("ptq.")}
