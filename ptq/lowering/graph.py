@@ -170,7 +170,7 @@ def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
     name = old.name
     ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
     old.name, result.name = f"{name}/float", name
-    graph.remove(node, safe=False)
+    graph.remove(node, safe=True)
 
 
 def _shift_bias(graph: ir.Graph, site: Site, shift: np.ndarray | None) -> None:

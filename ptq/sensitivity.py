@@ -1,0 +1,50 @@
+"""What the quantization of one site alone does to the network's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ptq.errors import ModelError
+from ptq.model.graph import Model
+
+MOST_SAMPLES = 32
+_MOST_PASSES = 2048
+_LEAST_SAMPLES = 4
+
+Feeds = Mapping[str, np.ndarray]
+
+
+def samples_needed(sites: int) -> int:
+    """How many samples to use, so that the time does not grow with the square of the depth."""
+    return max(_LEAST_SAMPLES, min(MOST_SAMPLES, _MOST_PASSES // max(sites, 1)))
+
+
+def output_effects(
+    model: Model,
+    changes: Mapping[str, Mapping[str, np.ndarray]],
+    batches: Sequence[Feeds],
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Error power over power of all outputs when only the initializers `changes[site]` differ, by site."""
+    session = model.session()
+    reference = [_floats(session.run(feeds)) for feeds in batches]
+    power = sum(float((out**2).sum()) for outs in reference for out in outs)
+    if not np.isfinite(power):
+        raise ModelError("the outputs of the model on the calibration data are not finite; check the data and the model")
+    effects = {}
+    for name, arrays in changes.items():
+        session = model.with_initializers(arrays).session()
+        error = 0.0
+        for feeds, expected in zip(batches, reference, strict=True):
+            for out, good in zip(_floats(session.run(feeds)), expected, strict=True):
+                error += float(((out - good) ** 2).sum())
+        effects[name] = error / max(power, np.finfo(np.float64).tiny)
+        advance()
+    return effects
+
+
+def _floats(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs that are numbers with a size: integers are indices, their differences mean nothing."""
+    return [out.astype(np.float64) for out in outputs if out.dtype.kind == "f"]
