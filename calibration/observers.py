@@ -1,0 +1,176 @@
+"""Running statistics of tensors: what they need to keep does not grow with the number of samples.
+
+Every observer is a monoid: `add` and `merge` may come in any order and any split and give the same statistics, exactly
+for ranges and histograms, up to the rounding of float64 sums for moments.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptq.errors import DataError
+
+MOST_BINS = 2048
+_LEAST_EXPONENT = -1000
+
+
+@dataclass
+class Range:
+    """The smallest and the largest number seen."""
+
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, low: float, high: float) -> None:
+        """See numbers from `low` to `high`.
+
+        Raises:
+            DataError: one of them is not finite.
+
+        """
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise DataError(f"an activation reaches {low}..{high}, not finite; check the data and the model")
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    def merge(self, other: Range) -> None:
+        """See what another has seen."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
+
+@dataclass(frozen=True)
+class Density:
+    """A histogram: `counts (bins,)` between `edges (bins + 1,)`, and the smallest and largest number seen."""
+
+    counts: NDArray[np.int64]
+    edges: NDArray[np.float64]
+    low: float
+    high: float
+
+
+@dataclass
+class Histogram:
+    """Counts in bins of a width that is a power of two, the edges at its multiples.
+
+    When the numbers need more bins than allowed, the width doubles and pairs of bins become one. As every edge of the
+    wider bins is one of the narrower, the counts do not depend on the order in which the numbers came.
+    """
+
+    exponent: int | None = None
+    first: int = 0
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    range: Range = field(default_factory=Range)
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Count numbers of any shape."""
+        values = np.asarray(values, np.float64).reshape(-1)
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        self.range.add(low, high)
+        exponent = _exponent(self.range)
+        first = math.floor(low / 2.0**exponent)
+        counts = np.bincount(np.floor(values * 2.0**-exponent).astype(np.int64) - first)
+        self._join(Histogram(exponent, first, counts.astype(np.int64), Range(low, high)))
+
+    def merge(self, other: Histogram) -> None:
+        """Count what another has counted."""
+        if other.exponent is None:
+            return
+        self.range.merge(other.range)
+        self._join(other)
+
+    def result(self) -> Density:
+        """What was counted.
+
+        Raises:
+            DataError: nothing was.
+
+        """
+        if self.exponent is None:
+            raise DataError("a histogram has seen no numbers; feed at least one sample")
+        edges = np.arange(self.first, self.first + len(self.counts) + 1, dtype=np.float64) * 2.0**self.exponent
+        return Density(self.counts, edges, self.range.low, self.range.high)
+
+    def _join(self, other: Histogram) -> None:
+        exponent = _exponent(self.range)
+        parts = [part._coarser(exponent) for part in (self, other) if part.exponent is not None]
+        first = min(start for start, _ in parts)
+        total = np.zeros(max(start + len(counts) for start, counts in parts) - first, np.int64)
+        for start, counts in parts:
+            total[start - first : start - first + len(counts)] += counts
+        self.exponent, self.first, self.counts = exponent, first, total
+
+    def _coarser(self, exponent: int) -> tuple[int, NDArray[np.int64]]:
+        if self.exponent is None or exponent == self.exponent:
+            return self.first, self.counts
+        shrink = 2.0 ** (self.exponent - exponent)
+        bins = np.floor((self.first + np.arange(len(self.counts))) * shrink).astype(np.int64)
+        return int(bins[0]), np.bincount(bins - bins[0], self.counts).astype(np.int64)
+
+
+def _exponent(seen: Range) -> int:
+    """The smallest power of two as a bin width with which the range takes at most `MOST_BINS` bins.
+
+    It depends on the range alone, so that it is the same in whatever order the range was found.
+    """
+    widest = max(abs(seen.low), abs(seen.high))
+    return max(math.frexp(widest)[1] + 1 - (MOST_BINS.bit_length() - 1), _LEAST_EXPONENT) if widest else _LEAST_EXPONENT
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Mean of `x x^T` `(groups, in, in)` and of `x` `(groups, in)` over `count` vectors; float64."""
+
+    gram: Tensor
+    mean: Tensor
+    count: int
+
+    def centred(self) -> Tensor:
+        """The covariance, `(groups, in, in)`."""
+        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+
+
+@dataclass
+class Moments:
+    """Sums of `x x^T` and `x` over vectors `x`."""
+
+    gram: Tensor | None = None
+    total: Tensor | None = None
+    count: int = 0
+
+    def add(self, vectors: Tensor) -> None:
+        """See vectors `(groups, samples, in)`; products are taken in float32, sums in float64."""
+        vectors = vectors.float()
+        self._accumulate(vectors.transpose(1, 2) @ vectors, vectors.double().sum(1), vectors.shape[1])
+
+    def merge(self, other: Moments) -> None:
+        """See what another has seen."""
+        if other.gram is not None and other.total is not None:
+            self._accumulate(other.gram, other.total, other.count)
+
+    def result(self) -> Moment:
+        """The means.
+
+        Raises:
+            DataError: nothing was seen, or it was not finite.
+
+        """
+        if self.gram is None or self.total is None or not self.count:
+            raise DataError("no activations were seen; feed at least one sample")
+        if not (self.gram.isfinite().all() and self.total.isfinite().all()):
+            raise DataError("the activations are not finite; check the data and the model")
+        return Moment(self.gram / self.count, self.total / self.count, self.count)
+
+    def _accumulate(self, gram: Tensor, total: Tensor, count: int) -> None:
+        if self.gram is None or self.total is None:
+            self.gram, self.total = torch.zeros_like(gram, dtype=torch.float64), torch.zeros_like(total)
+        self.gram += gram
+        self.total += total
+        self.count += count
