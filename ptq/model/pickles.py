@@ -75,9 +75,9 @@ def imports(stream: IO[bytes], name: str) -> frozenset[str]:
                     memo[memoized if argument is None else argument] = top[-1]
                 memoized += 1
             elif opcode.name in _GETS:
-                top.append(memo.get(argument))
+                top.append(memo.get(int(argument)))
             elif opcode.name in ("GLOBAL", "INST"):
-                found.add(argument.replace(" ", "."))
+                found.add(str(argument).replace(" ", "."))
                 top.append(None)
             elif opcode.name == "STACK_GLOBAL":
                 found.add(_UNKNOWN if None in top else ".".join(map(str, top)))

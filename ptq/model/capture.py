@@ -1,0 +1,165 @@
+"""From whatever the user has, a file or an object in memory, to an ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from calibration.spec import InputSpec
+from ptq.errors import ModelError, ModelFileError, OptionError
+from ptq.model.files import Kind, detect
+from ptq.model.quiet import first_line
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    Source = Path | nn.Module | onnx.ModelProto | ExportedProgram
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """What the user says about a model beyond the model itself.
+
+    `model` names the callable `package.module:callable` that makes the network of a state dict.
+    """
+
+    opset: int = 20
+    trust_pickle: bool = False
+    model: str | None = None
+    inputs: tuple[InputSpec, ...] = ()
+
+
+def capture(source: Source, options: CaptureOptions, example: Mapping[str, np.ndarray] | None = None) -> ir.Model:
+    """The graph of a model; `example` is a small batch of the user's data by input name.
+
+    Raises:
+        ModelFileError: the file holds no model that can be read; UntrustedPickleError when reading it would run code.
+        OptionError, DataError: an option or the example does not go with the model.
+        ModelError: the model cannot be exported.
+
+    """
+    if isinstance(source, Path):
+        return _from_file(source, options, example)
+    if isinstance(source, onnx.ModelProto):
+        _refuse(options, "an ONNX model", model=True, inputs=True)
+        return _from_proto(source, Path())
+    return _from_torch(source, options, example)
+
+
+def _from_file(path: Path, options: CaptureOptions, example: Mapping[str, np.ndarray] | None) -> ir.Model:
+    kind = detect(path)
+    weights = kind in (Kind.STATE_DICT, Kind.SAFETENSORS)
+    if weights and options.model is None:
+        raise OptionError(
+            f"{path} holds weights without their network; give --model package.module:callable that makes it"
+        )
+    if kind is Kind.ONNX:
+        _refuse(options, f"{path} (ONNX)", model=True, inputs=True)
+        return _from_proto(_read_proto(path), path.parent)
+
+    from ptq.model import checkpoints, programs
+
+    loaded: Any
+    if kind is Kind.EXPORTED_PROGRAM:
+        loaded = programs.load_program(path, trusted=options.trust_pickle)
+    elif kind is Kind.TORCHSCRIPT:
+        loaded = checkpoints.load_script(path)
+    elif weights:
+        loaded = checkpoints.load_state(path, safetensors=kind is Kind.SAFETENSORS)
+    else:
+        loaded = checkpoints.load_pickled(path, trusted=options.trust_pickle)
+    if isinstance(loaded, Mapping):
+        if options.model is None:
+            raise OptionError(f"{path} holds a dictionary, not a module; give --model package.module:callable")
+        loaded = checkpoints.with_state(options.model, checkpoints.state_of(loaded, path), path)
+        options = CaptureOptions(options.opset, inputs=options.inputs)
+    return _from_torch(loaded, options, example, str(path))
+
+
+def _from_torch(
+    source: Any, options: CaptureOptions, example: Mapping[str, np.ndarray] | None, name: str = "the model"
+) -> ir.Model:
+    import torch
+
+    from ptq.model.export import export_module, export_program
+
+    if isinstance(source, torch.export.ExportedProgram):
+        _refuse(options, f"{name} (torch.export program)", model=True, inputs=True)
+        return export_program(source, options.opset)
+    if not isinstance(source, torch.nn.Module):
+        kind = type(source).__qualname__
+        raise ModelError(f"{name} is {kind}, not a model; give a path, nn.Module, ExportedProgram or onnx.ModelProto")
+    _refuse(options, f"{name} (module)", model=True)
+    return export_module(source, options.inputs, example, options.opset)
+
+
+def _refuse(options: CaptureOptions, what: str, *, model: bool = False, inputs: bool = False) -> None:
+    """An option that nothing would read is an error."""
+    if model and options.model is not None:
+        raise OptionError(
+            f"--model {options.model!r} is for weights without a network, {what} holds its own; leave it out"
+        )
+    if inputs and options.inputs:
+        raise OptionError(f"--input {options.inputs[0]} is for modules, {what} knows its inputs; leave it out")
+
+
+def _read_proto(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path, format="protobuf", load_external_data=False)
+    except Exception as error:  # the parsers of protobuf share no error class
+        raise ModelFileError(
+            f"{path} is a damaged ONNX model ({first_line(error)}); save or download it again"
+        ) from error
+
+
+def _from_proto(proto: onnx.ModelProto, folder: Path) -> ir.Model:
+    for tensor in _tensors(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(tensor, folder)
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:  # whatever does not fit the standard
+        raise ModelFileError(f"the ONNX model is not valid ({first_line(error)}); export it again") from error
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.base_dir = str(folder.resolve())
+    return model
+
+
+def _check_external(tensor: onnx.TensorProto, folder: Path) -> None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    parts = PurePosixPath(location), PureWindowsPath(location)
+    if not location or any(p.is_absolute() or p.drive or ".." in p.parts for p in parts):
+        raise ModelFileError(
+            f"the weight {tensor.name!r} lies in {location!r}, outside the folder of the model; save the model again "
+            f"with its data next to it"
+        )
+    path = folder / location
+    if not path.is_file():
+        raise ModelFileError(f"the weight {tensor.name!r} lies in {path}, which is missing; put it next to the model")
+    offset, length = (int(entries.get(key, "0") or 0) for key in ("offset", "length"))
+    if offset < 0 or length < 0 or offset + length > path.stat().st_size:
+        raise ModelFileError(f"the weight {tensor.name!r} ends behind the end of {path}; save or download it again")
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All weights: initializers and attributes of the graph, its subgraphs and the functions."""
+    graphs, nodes = [proto.graph], [node for function in proto.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            nodes.extend(graph.node)
+        while nodes:
+            for attribute in nodes.pop().attribute:
+                yield from (attribute.t, *attribute.tensors)
+                graphs.extend(g for g in (attribute.g, *attribute.graphs) if g.node or g.initializer)

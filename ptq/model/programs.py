@@ -1,0 +1,112 @@
+"""Load a torch.export program, after making sure that loading it runs nothing that the file brings.
+
+`torch.export.load` unpickles whatever the archive marks as pickled, evaluates its symbolic expressions as Python
+and calls what its nodes name, so a program can be a bomb as well as a pickled module can.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptq.errors import ModelFileError, UntrustedPickleError
+from ptq.model.quiet import first_line, quiet
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_PICKLED = re.compile(r"(^serialized_\w+|/data/sample_inputs/[^/]+)\.pt$")
+_CONFIG = re.compile(r"/data/(weights|constants)/[^/]+_config\.json$")
+_GRAPH = re.compile(r"(/models/[^/]+|^serialized_exported_program)\.json$")
+_ACCESS = re.compile(r"\.(size|stride|storage_offset)\(\)|\[(\d+|'[\w.]+')\]|'\w+'")
+_UNSAFE = re.compile(r"__|\.\s*[A-Za-z_]|\b(?!(floor|ceiling|not|and|or)\b)[a-z_]\w*\s*\(|[\[\]{}'\"\\;:@`]")
+_OPERATOR = re.compile(r"torch\.ops\.(?!load_library)\w+\.\w+(\.\w+)?|torch\.(sym_|_sym_|_check)\w*|(?!torch\b).*")
+
+
+def load_program(path: Path, *, trusted: bool) -> ExportedProgram:
+    """The program in a file that `detect` calls one.
+
+    Raises:
+        UntrustedPickleError: loading would run code from the file, and it is not trusted.
+        ModelFileError: torch cannot read it.
+
+    """
+    import torch
+
+    if not trusted:
+        for reason in _code(path):
+            raise UntrustedPickleError(
+                f"{path} is a torch.export program that would run code when loaded ({reason}); "
+                f"give --trust-pickle if you made the file"
+            )
+    try:
+        with quiet(), path.open("rb") as stream:
+            return torch.export.load(stream)
+    except Exception as error:  # any, by what is damaged
+        raise ModelFileError(
+            f"{path} holds a torch.export program that torch {torch.__version__} cannot read ({first_line(error)}); "
+            f"save it again with this version of torch"
+        ) from error
+
+
+def _code(path: Path) -> Iterator[str]:
+    """What loading the program would run, one phrase each."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if _PICKLED.search(name) and not _only_tensors(archive, name):
+                yield f"{name} holds more than tensors"
+            elif _CONFIG.search(name):
+                for entry in _json(path, archive, name).get("config", {}).values():
+                    member = f"{name.rpartition('/')[0]}/{entry['path_name']}"
+                    if entry.get("use_pickle") and not _only_tensors(archive, member):
+                        yield f"{member} holds more than tensors"
+            elif _GRAPH.search(name):
+                yield from _unsafe_strings(_json(path, archive, name))
+
+
+def _only_tensors(archive: zipfile.ZipFile, member: str) -> bool:
+    """Whether torch's own restricted unpickler accepts a member."""
+    import pickle
+
+    import torch
+
+    data = archive.read(member)
+    if not data:
+        return True
+    try:
+        with quiet():
+            torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _json(path: Path, archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(archive.read(name))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} holds a damaged torch.export program ({name}); save it again") from error
+    return content
+
+
+def _unsafe_strings(content: Any) -> Iterator[str]:
+    """The strings of a serialized graph that torch would evaluate or call and that are no formula or operator."""
+    stack: list[Any] = [content]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, dict):
+            stack.extend(item.values())
+            formulas = [item.get("expr_str"), *(item.get("guards_code") or ())]
+            for formula in formulas:
+                if isinstance(formula, str) and _UNSAFE.search(_ACCESS.sub("", formula)):
+                    yield f"the formula {formula[:60]!r}"
+            target = item.get("target")
+            if isinstance(target, str) and not _OPERATOR.fullmatch(target):
+                yield f"the operator {target[:60]!r}"
