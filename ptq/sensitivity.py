@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,18 +23,18 @@ def samples_needed(sites: int) -> int:
 
 def output_effects(
     model: Model,
-    changes: Mapping[str, Mapping[str, np.ndarray]],
+    changes: Iterable[tuple[str, Mapping[str, np.ndarray]]],
     batches: Sequence[Feeds],
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Error power over power of all outputs when only the initializers `changes[site]` differ, by site."""
+    """Error power over power of all outputs when only the initializers of a site differ, by site."""
     session = model.session()
     reference = [_floats(session.run(feeds)) for feeds in batches]
     power = sum(float((out**2).sum()) for outs in reference for out in outs)
     if not np.isfinite(power):
         raise ModelError("the outputs of the model on the calibration data are not finite; check the data and the model")
     effects = {}
-    for name, arrays in changes.items():
+    for name, arrays in changes:
         session = model.with_initializers(arrays).session()
         error = 0.0
         for feeds, expected in zip(batches, reference, strict=True):

@@ -1,0 +1,108 @@
+"""Stream the calibration data through the float network and keep what the plan needs, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calibration.batch import Batch
+from calibration.im2col import patches, rows
+from calibration.observers import Density, Histogram, Moment, Moments, Range
+from ptq import formats
+from ptq.model.graph import Model
+from ptq.model.probe import extremes, with_extremes
+from ptq.model.session import Session
+from ptq.model.sites import Geometry, Site, Use
+from ptq.pipeline.stages import Advance
+from ptq.ranges import RANGES, ActivationRange
+
+BATCH = 4
+POSITIONS = 512
+"""Output positions of a convolution, per sample, that its second moment is taken from."""
+
+_HISTOGRAM_VALUES = 65_536
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Ranges by tensor, and the moment of the inputs by site."""
+
+    ranges: Mapping[str, ActivationRange]
+    moments: Mapping[str, Moment]
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What sites with the same input see alike, so that it is gathered once."""
+
+    input: str
+    geometry: Geometry | None
+    groups: int
+
+
+def calibrate(
+    model: Model, sites: Iterable[Site], observed: Iterable[str], rule: str, batches: Iterable[Batch], advance: Advance
+) -> Statistics:
+    """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name."""
+    wanted = {site.name: [_Key(use.input, use.geometry, site.groups) for use in site.uses] for site in sites}
+    moments = {key: Moments() for keys in wanted.values() for key in keys}
+    ranges = {name: Range() for name in observed}
+    histograms = {name: Histogram() for name in ranges} if rule != "minmax" else {}
+    taps = dict.fromkeys([key.input for key in moments] + list(histograms))
+    session = Session(with_extremes(model.graph, ranges, list(taps)))
+    for batch in batches:
+        found = dict(zip(session.outputs, session.run(batch.feeds), strict=True)) | dict(batch.feeds)
+        for name, seen in ranges.items():
+            low, high = extremes(name)
+            seen.add(float(found[low]), float(found[high]))
+        for name, histogram in histograms.items():
+            histogram.add(_thinned(found[name]))
+        for key, moment in moments.items():
+            moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
+        advance()
+    return Statistics(_ranges(ranges, histograms, rule), {name: _merged(moments, keys) for name, keys in wanted.items()})
+
+
+def vectors_of(site: Site, use: Use, x: Tensor) -> Tensor:
+    """What a use of a site multiplies the weight with, `(groups, samples, in)`."""
+    return _vectors(x, _Key(use.input, use.geometry, site.groups))
+
+
+def _vectors(x: Tensor, key: _Key) -> Tensor:
+    g = key.geometry
+    if g is None:
+        return rows(x)
+    return patches(x, g.kernel, g.strides, g.pads, g.dilations, key.groups, POSITIONS)
+
+
+def _merged(moments: Mapping[_Key, Moments], keys: list[_Key]) -> Moment:
+    total = Moments()
+    for key in keys:
+        total.merge(moments[key])
+    return total.result()
+
+
+def _ranges(
+    ranges: Mapping[str, Range], histograms: Mapping[str, Histogram], rule: str
+) -> dict[str, ActivationRange]:
+    uint8 = formats.get("uint8")
+    densities = {name: _density(seen, histograms.get(name)) for name, seen in ranges.items()}
+    return {name: RANGES[rule](density, uint8) for name, density in densities.items()}
+
+
+def _density(seen: Range, histogram: Histogram | None) -> Density:
+    """What a range rule looks at; the extremes are exact although the histogram saw only a part."""
+    if histogram is None:
+        return Density(np.ones(1, np.int64), np.array([seen.low, max(seen.high, np.nextafter(seen.low, np.inf))]), seen.low, seen.high)
+    part = histogram.result()
+    return Density(part.counts, part.edges, seen.low, seen.high)
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    """At most so many of the values, evenly spaced."""
+    flat = values.reshape(-1)
+    return flat[:: -(-flat.size // _HISTOGRAM_VALUES)]

@@ -1,0 +1,40 @@
+"""Where a file comes from: versions, options and hashes, nothing that differs between equal runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+
+import ptq
+from calibration.dataset import Dataset
+from ptq.recipe import Recipe
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """The versions of ptq and of what it computes with."""
+    return {"ptq": ptq.__version__, **{name: metadata.version(name) for name in _PACKAGES}}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def manifest(source: object, recipe: Recipe, data: Dataset | None) -> str:
+    """The manifest as JSON."""
+    return json.dumps(
+        {
+            "schema": 1,
+            "versions": versions(),
+            "options": dataclasses.asdict(recipe),
+            "model_sha256": digest(source) if isinstance(source, Path) else None,
+            "data_sha256": None if data is None else data.fingerprint(),
+        },
+        sort_keys=True,
+    )

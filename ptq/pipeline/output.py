@@ -1,0 +1,62 @@
+"""Write a file whole or not at all, and never over one that the user did not give up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from ptq.errors import OutputError
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse early what could not be written at the end.
+
+    Raises:
+        OutputError: the file exists and may not be overwritten, or its folder cannot be written to.
+
+    """
+    if path.is_dir():
+        raise OutputError(f"the output {path} is a directory; name a file in it")
+    if path.exists() and not overwrite:
+        raise OutputError(f"the output {path} exists; give another -o, or --overwrite")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} of the output does not exist; create it")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"the folder {path.parent} of the output is not writable; choose another one")
+
+
+def write_atomically(path: Path, content: bytes, *, overwrite: bool) -> None:
+    """Write a file by way of a temporary one beside it.
+
+    Raises:
+        OutputError: it exists and may not be overwritten, or the disk does not take it; nothing is left behind.
+
+    """
+    check_free(path, overwrite=overwrite)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        if overwrite:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)  # unlike a rename, this fails when the file has come to exist meanwhile
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot write {path}: {reason}; free space or choose another -o") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,177 @@
+"""The main job on one page: capture, calibrate, quantize, allocate, lower, audit, evaluate, report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.batch import Batch
+from calibration.data import Source, fit, open_data
+from calibration.dataset import Dataset
+from calibration.images import ImageOptions
+from ptq.errors import ModelError
+from ptq.lowering import Activations, Execution, SiteLowering, execution, find_activations, lower
+from ptq.model.capture import CaptureOptions, capture
+from ptq.model.graph import Model
+from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
+from ptq.pipeline.describe import Made, describe
+from ptq.pipeline.manifest import manifest
+from ptq.pipeline.output import check_free
+from ptq.pipeline.result import Result
+from ptq.pipeline.stages import Stages
+from ptq.pipeline.weights import SiteWeights, quantize_weights
+from ptq.recipe import Plan, Recipe
+from ptq.sensitivity import samples_needed
+
+_LARGEST_PROTO = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is about besides its recipe."""
+
+    model: Any
+    data: Any = None
+    evaluation: Any = None
+    output: Path | None = None
+    overwrite: bool = False
+    capture: CaptureOptions = CaptureOptions()
+    images: ImageOptions | None = None
+    max_drop: float = 0.02
+
+
+def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
+    """Quantize a model, write it when the job names an output, and measure what was written."""
+    if job.output is not None:
+        check_free(job.output, overwrite=job.overwrite)
+    source = None if job.data is None else open_data(job.data, job.images, "--data")
+    unseen = None if job.evaluation is None else open_data(job.evaluation, job.images, "--eval")
+    with stages.stage("capture"):
+        graph = capture(job.model, job.capture, _example(source or unseen))
+        model = Model.of(graph)
+    data = None if source is None else fit(source, model.inputs, "--data")
+    evaluation = None if unseen is None else fit(unseen, model.inputs, "--eval")
+    plan = recipe.plan(model.sites, has_data=data is not None)
+    executions = _executions(model, plan)
+    activations = find_activations(model.graph.graph, _static_nodes(model, executions))
+    statistics = None if data is None else _calibrate(model, plan, activations, data, stages)
+    weights = quantize_weights(model, plan, statistics, _sample(model, data), stages)
+    with stages.stage("lower"):
+        lowered = lower(model, _lowerings(plan, executions, weights), statistics.ranges if statistics else {})
+        lowered.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
+        content = _serialized(lowered)
+    made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation)
+    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
+        reference = _float_file(job.model, graph, Path(folder))
+        written = Path(folder) / "quantized.onnx"
+        written.write_bytes(content)
+        report = describe(made, reference, written, job.output, job.max_drop, stages)
+    result = Result(content, report)
+    if job.output is not None:
+        result.save(job.output, overwrite=job.overwrite)
+    return result
+
+
+def _example(source: Source | None) -> Mapping[str, np.ndarray] | None:
+    return None if source is None else source.example()
+
+
+def _executions(model: Model, plan: Plan) -> dict[str, Execution]:
+    """How each site will compute."""
+    found = {}
+    for site in model.sites:
+        if plan.methods[site.name] is None:
+            found[site.name] = Execution.FLOAT
+        else:
+            found[site.name] = execution(model, site) if plan.activations else Execution.WEIGHTS
+    return found
+
+
+def _static_nodes(model: Model, executions: Mapping[str, Execution]) -> set[str]:
+    return {use.node for site in model.sites if executions[site.name] is Execution.STATIC for use in site.uses}
+
+
+def _calibrate(model: Model, plan: Plan, activations: Activations, data: Dataset, stages: Stages) -> Statistics:
+    sites = [site for site in model.sites if plan.methods[site.name] is not None]
+    total = None if data.samples is None else -(-data.samples // BATCH)
+    with stages.stage("calibrate", total) as advance:
+        return calibrate(model, sites, activations.observed, plan.recipe.range, data.batches(BATCH), advance)
+
+
+def _sample(model: Model, data: Dataset | None) -> list[Batch]:
+    """A few samples for measuring what each site does to the output."""
+    return [] if data is None else list(data.take(samples_needed(len(model.sites))).batches(BATCH))
+
+
+def _lowerings(
+    plan: Plan, executions: Mapping[str, Execution], weights: Mapping[str, SiteWeights]
+) -> dict[str, SiteLowering]:
+    found = {}
+    for name, how in executions.items():
+        made = weights.get(name)
+        if made is None:
+            found[name] = SiteLowering(how, reason=plan.reasons.get(name))
+        else:
+            found[name] = SiteLowering(how, made.weight, made.bias_shift)
+    return found
+
+
+def _serialized(model: ir.Model) -> bytes:
+    """The bytes of the file: the same for the same graph."""
+    try:
+        proto = ir.to_proto(model)
+        if proto.ByteSize() > _LARGEST_PROTO:
+            raise ValueError
+        content: bytes = proto.SerializeToString(deterministic=True)
+    except ValueError as error:
+        raise ModelError(
+            "the quantized model is larger than the 2 GB that one ONNX file holds; "
+            "models of that size are not supported yet"
+        ) from error
+    return content
+
+
+def _float_file(source: object, graph: ir.Model, folder: Path) -> Path:
+    """A file of the float network to compare with: the user's own when it is ONNX."""
+    if isinstance(source, Path) and _is_onnx(source):
+        return source
+    path = folder / "float.onnx"
+    ir.save(graph, path)
+    return path
+
+
+def _is_onnx(path: Path) -> bool:
+    from ptq.model.files import Kind, detect
+
+    return detect(path) is Kind.ONNX
+
+
+def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: Any) -> Result:  # noqa: ANN401
+    """Quantize a model and measure the result.
+
+    `model` is a path, an nn.Module, an exported program or an ONNX model; `data` and `eval_data` are paths, arrays by
+    input name, or iterables of batches. `options` are those of `Recipe`, `inputs`, `trust_pickle`, `max_drop`.
+
+    Raises:
+        PtqError: anything that the caller can put right.
+
+    """
+    wanted = dict(options)
+    inputs = tuple(wanted.pop("inputs", ()))
+    options_of_capture = CaptureOptions(trust_pickle=wanted.pop("trust_pickle", False), inputs=inputs)
+    job = Job(
+        Path(model) if isinstance(model, str) else model,
+        data,
+        eval_data,
+        capture=options_of_capture,
+        images=wanted.pop("images", None),
+        max_drop=wanted.pop("max_drop", 0.02),
+    )
+    return run(job, Recipe.of(wanted), Stages())
+

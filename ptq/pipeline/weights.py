@@ -1,0 +1,147 @@
+"""Quantize the weights of a plan: every site at every number of points, then the number for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calibration.batch import Batch
+from ptq import allocation, formats
+from ptq.allocation import Points
+from ptq.ladder import Ladder
+from ptq.lowering import Execution, execution
+from ptq.methods.multipoint import Curvature
+from ptq.model.graph import Model
+from ptq.model.sites import Site
+from ptq.pipeline.calibrate import Statistics
+from ptq.pipeline.stages import Stages
+from ptq.qtensor import QTensor
+from ptq.ranges import affine
+from ptq.recipe import Plan
+from ptq.sensitivity import output_effects
+
+_MOST_BIAS_STEPS = 2.0**30
+
+
+@dataclass(frozen=True, eq=False)
+class SiteWeights:
+    """A quantized site: its weight, what its bias gains `(out,)`, error and power of its output."""
+
+    weight: QTensor
+    bias_shift: np.ndarray | None
+    error: float
+    power: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    site: Site
+    ladder: Ladder
+    matrix: Tensor
+    mean: Tensor | None
+    """Mean input `(groups, in)`, when the site has a bias of its own that can take up the mean error."""
+
+    def pick(self, points: Tensor) -> SiteWeights:
+        weight = self.ladder.pick(points)
+        shift = None
+        if self.mean is not None:
+            residual = (self.matrix - weight.dequantize()).reshape(self.mean.shape[0], -1, self.mean.shape[1])
+            shift = (residual.double() @ self.mean[:, :, None]).reshape(-1).float().numpy()
+        error = self.ladder.error.gather(0, points[None] - 1).double().sum()
+        return SiteWeights(weight, shift, float(error), float(self.ladder.power.double().sum()))
+
+
+def quantize_weights(
+    model: Model, plan: Plan, statistics: Statistics | None, batches: Sequence[Batch], stages: Stages
+) -> dict[str, SiteWeights]:
+    """The weights of all sites that the plan does not leave in float."""
+    chosen = [site for site in model.sites if plan.methods[site.name] is not None]
+    with stages.stage("quantize", len(chosen)) as advance:
+        solved = {}
+        for site in chosen:
+            solved[site.name] = _solve(model, plan, site, statistics)
+            advance()
+    points = _allocate(model, plan, solved, batches, stages)
+    return {name: found.pick(points[name]) for name, found in solved.items()}
+
+
+def _solve(model: Model, plan: Plan, site: Site, statistics: Statistics | None) -> _Solved:
+    method = plan.methods[site.name]
+    if method is None:
+        raise AssertionError
+    matrix = torch.from_numpy(np.array(model.matrix(site), np.float32))
+    weight = matrix.reshape(site.groups, -1, site.columns)
+    most = plan.recipe.points
+    if statistics is None:
+        curvature = Curvature.unknown(site.groups, site.columns)
+        return _Solved(site, method.ladder(weight, curvature, most_points=most), matrix, None)
+    moment = statistics.moments[site.name]
+    own_bias = has_own_bias(model, site)
+    curvature = Curvature.of(moment.centred() if own_bias else moment.gram)
+    least = _least_scale(model, plan, site, statistics)
+    ladder = method.ladder(weight, curvature, most_points=most, least_scale=least)
+    return _Solved(site, ladder, matrix, moment.mean if own_bias else None)
+
+
+def has_own_bias(model: Model, site: Site) -> bool:
+    """Whether a site has a bias that nothing else uses."""
+    biases = [use.bias for other in model.sites for use in other.uses]
+    return len(site.uses) == 1 and site.uses[0].bias is not None and biases.count(site.uses[0].bias) == 1
+
+
+def _least_scale(model: Model, plan: Plan, site: Site, statistics: Statistics) -> Tensor | None:
+    """Scales below this would make the int32 bias overflow, which is counted in steps of input times weight."""
+    use = site.uses[0]
+    if not plan.activations or use.bias is None or execution(model, site) is not Execution.STATIC:
+        return None
+    seen = statistics.ranges.get(use.input)
+    if seen is None:
+        return None
+    step, _ = affine(formats.get("uint8"), seen.low, seen.high)
+    bias = np.abs(model.initializer(use.bias).astype(np.float64)).reshape(-1)
+    return torch.from_numpy(np.broadcast_to(bias / (float(step) * _MOST_BIAS_STEPS), (site.rows,)).astype(np.float32))
+
+
+def _allocate(
+    model: Model, plan: Plan, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages
+) -> Points:
+    recipe = plan.recipe
+    ladders = {name: found.ladder for name, found in solved.items()}
+    fixed = {name: ladder for name, ladder in ladders.items() if ladder.most_points == 1}
+    free = {name: ladder for name, ladder in ladders.items() if name not in fixed}
+    points = allocation.by_number(fixed, 1)
+    per_layer = recipe.per == "layer"
+    if recipe.points is not None:
+        return points | allocation.by_number(free, recipe.points)
+    if recipe.tolerance is not None:
+        return points | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
+    effects = _effects(model, {name: solved[name] for name in free}, batches, stages)
+    return points | allocation.by_bits(free, effects, plan.budget, per_layer=per_layer)[0]
+
+
+def _effects(
+    model: Model, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages
+) -> dict[str, float]:
+    """What each site with one point does to the output; without data, to its own output."""
+    if not batches:
+        totals = {name: (found.ladder.error[0].sum(), found.ladder.power.sum()) for name, found in solved.items()}
+        return {name: float(error / power) if power > 0 else 0.0 for name, (error, power) in totals.items()}
+    changes = ((name, _change(model, found)) for name, found in solved.items())
+    with stages.stage("allocate", len(solved)) as advance:
+        return output_effects(model, changes, [batch.feeds for batch in batches], advance)
+
+
+def _change(model: Model, solved: _Solved) -> dict[str, np.ndarray]:
+    """The initializers of the model when one site has one point everywhere."""
+    site = solved.site
+    alone = solved.pick(torch.ones(site.rows, dtype=torch.int64))
+    arrays = {site.weight: site.tensor(alone.weight.dequantize().numpy())}
+    bias = site.uses[0].bias
+    if alone.bias_shift is not None and bias is not None:
+        old = model.initializer(bias)
+        arrays[bias] = (old + alone.bias_shift.reshape(old.shape)).astype(np.float32)
+    return arrays
