@@ -2,5 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptq.pipeline import Result, quantize
 
 __version__ = "0.1.0"
+
+__all__ = ["Result", "__version__", "quantize"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Import the pipeline, and with it torch and ONNX Runtime, only when it is used."""
+    if name in ("Result", "quantize"):
+        from ptq import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'ptq' has no attribute {name!r}")

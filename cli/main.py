@@ -1,0 +1,63 @@
+"""The group of commands, and what every command does about errors."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+import ptq
+from cli.quantize import quantize
+from ptq.errors import PtqError
+
+USAGE_EXIT, INTERRUPTED_EXIT = 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(ptq.__version__, prog_name="ptq")
+def commands() -> None:
+    """Quantize trained models to small ONNX files that stock ONNX Runtime runs fast, and measure them.
+
+    Exit codes: 0 done, 1 the model, data or output is at fault, 2 an option is, 3 a warning under --strict,
+    130 interrupted.
+    """
+
+
+commands.add_command(quantize)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code; an error is one line on the standard error."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run(None if arguments is None else list(arguments)))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        code = commands.main(arguments, prog_name="ptq", standalone_mode=False)
+    except PtqError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return USAGE_EXIT
+    except click.ClickException as error:
+        return _fail(error.format_message(), USAGE_EXIT)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; nothing was written", INTERRUPTED_EXIT)
+    except MemoryError:
+        return _fail("out of memory; nothing was written, use a machine with more or a smaller model", 1)
+    except OSError as error:
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; nothing was written", 1)
+    return int(code or 0)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"ptq: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,115 @@
+"""`ptq quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from calibration.images import ImageOptions
+
+STRICT_EXIT = 3
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(no_args_is_help=True)
+@click.argument("model", type=_FILE)
+@click.option("-o", "--output", type=_FILE, help="The file to write; MODEL.FORMAT.onnx if left out.")
+@click.option("--data", help="Calibration data: .npz .npy .pt .safetensors, image folder, module:callable.")
+@click.option("--eval", "evaluation", help="Data to evaluate on, of the same kinds; labels under 'labels'.")
+@click.option("--method", default="multipoint", show_default=True, help="How weights are quantized.")
+@click.option("--weights", default="int4", show_default=True, help="Base format: int4, int3, int2.")
+@click.option("--bits", type=float, help="Average bits per weight  [default: 0.4 above the base format].")
+@click.option("--tolerance", type=float, help="Add points while a channel's output error exceeds this share.")
+@click.option("--points", type=int, help="The same number of points everywhere.")
+@click.option("--per", default="channel", show_default=True, help="Choose points per channel or layer.")
+@click.option("--search", default="radix", show_default=True, help="radix, greedy (the paper's), greedy-grid.")
+@click.option("--rounding", help="nearest or hessian  [default: hessian with data].")
+@click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI.")
+@click.option("--activations", help="uint8 or none  [default: uint8 with data].")
+@click.option("--range", default="minmax", show_default=True, help="minmax, percentile, mse, entropy.")
+@click.option("--first-last", help="Format of the first and last layer: int8.")
+@click.option("--keep-float", multiple=True, metavar="REGEX", help="Leave these layers in float; may be repeated.")
+@click.option("--input", "inputs", multiple=True, metavar="NAME:DTYPE[SHAPE]", help="An input of a .pt model.")
+@click.option("--model", "network", metavar="MODULE:CALLABLE", help="Makes the network of a state dict.")
+@click.option("--trust-pickle", is_flag=True, help="Load a pickled module: this runs code from the file.")
+@click.option("--image-size", type=int, help="Side of the images of a folder.")
+@click.option("--image-mean", help="Mean per channel, of pixels in 0..1: R,G,B.")
+@click.option("--image-std", help="Standard deviation per channel: R,G,B.")
+@click.option("--max-drop", type=float, default=0.02, show_default=True, help="Largest accepted drop in accuracy.")
+@click.option("--json", "json_file", type=_FILE, help="Also write the report here.")
+@click.option("--layers", is_flag=True, help="Show the table of layers.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--strict", is_flag=True, help="Exit with 3 when there is a warning.")
+def quantize(  # noqa: PLR0917  (one parameter per option)
+    model: Path,
+    output: Path | None,
+    data: str | None,
+    evaluation: str | None,
+    inputs: tuple[str, ...],
+    network: str | None,
+    trust_pickle: bool,  # noqa: FBT001
+    image_size: int | None,
+    image_mean: str | None,
+    image_std: str | None,
+    max_drop: float,
+    json_file: Path | None,
+    layers: bool,  # noqa: FBT001
+    overwrite: bool,  # noqa: FBT001
+    strict: bool,  # noqa: FBT001
+    **recipe: Any,  # noqa: ANN401
+) -> int:
+    """Quantize MODEL (.onnx, .pt2, .pt, .safetensors) and measure the result.
+
+    ptq quantize model.pt --data calib.npz --eval eval.npz -o model.int4.onnx
+    """
+    from calibration.spec import InputSpec
+    from cli.progress import Progress
+    from ptq.model.capture import CaptureOptions
+    from ptq.pipeline import Job, run
+    from ptq.pipeline.output import check_free, write_atomically
+    from ptq.recipe import Recipe
+    from ptq.report import render, to_json
+
+    chosen = Recipe.of(recipe)
+    if json_file is not None:
+        check_free(json_file, overwrite=overwrite)
+    job = Job(
+        model,
+        data,
+        evaluation,
+        output or model.with_name(f"{model.stem}.{chosen.weights}.onnx"),
+        overwrite,
+        CaptureOptions(
+            trust_pickle=trust_pickle, model=network, inputs=tuple(InputSpec.parse(text) for text in inputs)
+        ),
+        _images(image_size, image_mean, image_std),
+        max_drop,
+    )
+    progress = Progress()
+    with progress:
+        result = run(job, chosen, progress)
+    if json_file is not None:
+        write_atomically(json_file, to_json(result.report).encode(), overwrite=overwrite)
+    render(result.report, progress.out, layers=layers)
+    return STRICT_EXIT if strict and result.report.warnings else 0
+
+
+def _images(size: int | None, mean: str | None, std: str | None) -> ImageOptions | None:
+    """What is said about images, all of it or nothing."""
+    if size is None and mean is None and std is None:
+        return None
+    if size is None or mean is None or std is None:
+        raise click.UsageError("--image-size, --image-mean and --image-std belong together; give all three")
+    from calibration.images import ImageOptions
+
+    return ImageOptions(size, _numbers("--image-mean", mean), _numbers("--image-std", std))
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.UsageError(f"{option} {text!r} is not numbers with commas; write for example 0.5,0.5,0.5") from None
