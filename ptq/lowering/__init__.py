@@ -4,5 +4,15 @@ from __future__ import annotations
 
 from ptq.lowering.activations import Activations, find_activations
 from ptq.lowering.graph import Execution, SiteLowering, execution, lower
+from ptq.lowering.weights import stored_bytes, stored_weight
 
-__all__ = ["Activations", "Execution", "SiteLowering", "execution", "find_activations", "lower"]
+__all__ = [
+    "Activations",
+    "Execution",
+    "SiteLowering",
+    "execution",
+    "find_activations",
+    "lower",
+    "stored_bytes",
+    "stored_weight",
+]

@@ -13,7 +13,6 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from ptq.formats import Format
 from ptq.lowering.builder import Builder
 from ptq.qtensor import QTensor, Term
 
@@ -137,6 +136,12 @@ def _scale(builder: Builder, scale: Tensor, name: str) -> ir.Value:
     return builder.cast(builder.constant(f"{name}.bf16", scale.numpy(), "BFLOAT16"), ir.DataType.FLOAT, name)
 
 
-def stored_format(fmt: Format) -> str:
-    """How a plane of the format is stored, for the report."""
-    return "INT2 + 1 bit" if fmt.bits == _SPLIT_BITS else str(fmt.onnx)
+def stored_weight(weight: QTensor) -> Tensor:
+    """The weight `(out, in)` that the written file computes with."""
+    return weight.dequantize() if weight.integer_ratio() is not None else regrid(weight)[1]
+
+
+def stored_bytes(model: ir.Model, site: str) -> int:
+    """What the planes, scales and row indices of a site take in the file."""
+    own = (value for name, value in model.graph.initializers.items() if name.rpartition("/")[0] == site)
+    return sum(value.const_value.nbytes for value in own if value.const_value is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptq.pipeline.quantize import Job, quantize, run
+from ptq.pipeline.job import Job, quantize, run
 from ptq.pipeline.result import Result
 from ptq.pipeline.stages import Stages
 

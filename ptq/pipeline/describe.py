@@ -1,0 +1,162 @@
+"""Measure a written file and put together the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from calibration.dataset import Dataset
+from ptq.audit import Audit, audit
+from ptq.evaluate import evaluate
+from ptq.lowering import Execution, stored_bytes, stored_weight
+from ptq.model.graph import Model
+from ptq.model.session import Session
+from ptq.model.sites import Site
+from ptq.pipeline.manifest import digest, versions
+from ptq.pipeline.stages import Stages
+from ptq.pipeline.weights import SiteWeights
+from ptq.recipe import Plan
+from ptq.report import AccuracyReport, FileReport, LayerReport, Report, SourceReport, warnings_of
+
+EVALUATION_BATCH = 8
+_SAMPLES_WITHOUT_EVAL = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """All that a run made, for the report to describe."""
+
+    source: Any
+    model: Model
+    plan: Plan
+    executions: Mapping[str, Execution]
+    weights: Mapping[str, SiteWeights]
+    lowered: ir.Model
+    data: Dataset | None
+    evaluation: Dataset | None
+
+
+def describe(
+    made: Made, reference: Path, written: Path, output: Path | None, max_drop: float, stages: Stages
+) -> Report:
+    """Audit and evaluate the written file against the float file, and judge it."""
+    seen = made.evaluation or made.data
+    feeds = [] if seen is None else [batch.feeds for batch in seen.take(4).batches(4)]
+    with stages.stage("audit"):
+        found = audit(reference, written, feeds)
+    accuracy = None if seen is None else _accuracy(made, seen, reference, written, stages)
+    layers = tuple(_layer(made, site, found) for site in made.model.sites)
+    quantized = [layer for layer in layers if layer.execution != Execution.FLOAT.value]
+    counts = {layer.site: math.prod(layer.shape) for layer in layers}
+    weights = sum(counts[layer.site] for layer in quantized)
+    report = Report(
+        source=_source(made),
+        output=None if output is None else str(output),
+        options=dataclasses.asdict(made.plan.recipe),
+        versions=versions(),
+        data=None if made.data is None else made.data.describe(),
+        layers=layers,
+        bits_per_weight=8 * sum(layer.bytes for layer in quantized) / max(weights, 1),
+        accuracy=accuracy,
+        file=_file(found),
+        stages=dict(stages.seconds),
+        notes=_notes(made),
+        warnings=(),
+    )
+    return dataclasses.replace(report, warnings=warnings_of(report, max_drop))
+
+
+def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages: Stages) -> AccuracyReport:
+    data = seen if made.evaluation is not None else seen.take(_SAMPLES_WITHOUT_EVAL)
+    total = None if data.samples is None else -(-data.samples // EVALUATION_BATCH)
+    with stages.stage("evaluate", total) as advance:
+
+        def batches() -> Any:  # noqa: ANN401
+            for batch in data.batches(EVALUATION_BATCH):
+                yield batch
+                advance()
+
+        found = evaluate(Session(reference), Session(written), batches())
+    return AccuracyReport(**dataclasses.asdict(found))
+
+
+def _source(made: Made) -> SourceReport:
+    path = made.source if isinstance(made.source, Path) else None
+    kind = "in memory"
+    if path is not None:
+        from ptq.model.files import detect
+
+        kind = detect(path).value
+    weights = sum(math.prod(site.shape) for site in made.model.sites)
+    return SourceReport(
+        None if path is None else str(path), kind, len(made.model.sites), weights, None if path is None else digest(path)
+    )
+
+
+def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
+    kernel = found.kernels.get(site.name)
+    how = made.executions[site.name]
+    done = made.weights.get(site.name)
+    stored = stored_bytes(made.lowered, site.name) if done is not None else 4 * math.prod(site.shape)
+    common: dict[str, Any] = {
+        "site": site.name,
+        "op": site.op,
+        "shape": site.shape,
+        "bytes": stored,
+        "bits_per_weight": 8 * stored / math.prod(site.shape),
+        "execution": how.value,
+        "kernel": None if kernel is None else kernel.op,
+        "integer": kernel is not None and kernel.integer,
+        "note": made.plan.reasons.get(site.name) or (None if kernel is None else kernel.reason),
+    }
+    if done is None:
+        return LayerReport(format="float32", points=(), weight_sqnr_db=None, output_sqnr_db=None, **common)
+    weight = torch.from_numpy(made.model.matrix(site).copy())
+    noise = (stored_weight(done.weight) - weight).double().square().sum()
+    return LayerReport(
+        format=done.weight.terms[0].format.name,
+        points=tuple(torch.bincount(done.weight.points)[1:].tolist()),
+        weight_sqnr_db=_decibel(float(weight.double().square().sum()), float(noise)),
+        output_sqnr_db=_decibel(done.power, done.error) if made.data is not None else None,
+        **common,
+    )
+
+
+def _file(found: Audit) -> FileReport:
+    speed = found.latency
+    return FileReport(
+        float_bytes=found.reference.file_bytes,
+        bytes=found.quantized.file_bytes,
+        float_load_seconds=found.reference.load_seconds,
+        load_seconds=found.quantized.load_seconds,
+        float_peak_bytes=found.reference.peak_bytes,
+        peak_bytes=found.quantized.peak_bytes,
+        float_ms=None if speed is None else speed.reference_ms,
+        ms=None if speed is None else speed.quantized_ms,
+        latency_ratio=None if speed is None else speed.ratio,
+        parity_db=found.parity_db,
+    )
+
+
+def _notes(made: Made) -> tuple[str, ...]:
+    notes = []
+    if made.data is None:
+        notes.append("no calibration data: only the weights are quantized, they compute in float; give --data")
+    elif not made.plan.activations:
+        notes.append("--activations none: only the weights are quantized, they compute in float")
+    if made.evaluation is None and made.data is not None:
+        notes.append("no --eval: agreement and SQNR are those on the calibration data")
+    if made.evaluation is None and made.data is None:
+        notes.append("no data to run on: accuracy, latency and memory were not measured")
+    return tuple(notes)
+
+
+def _decibel(power: float, noise: float) -> float | None:
+    return 10 * math.log10(power / noise) if power > 0 and noise > 0 else None
