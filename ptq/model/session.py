@@ -34,6 +34,10 @@ class Session:
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
         if optimized_path is not None:
             options.optimized_model_filepath = str(optimized_path)
+            # beside it, so that the graph can be read without its weights and may exceed 2 GB
+            options.add_session_config_entry(
+                "session.optimized_model_external_initializers_file_name", f"{optimized_path.name}.data"
+            )
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
@@ -44,6 +48,8 @@ class Session:
             raise ModelError(f"ONNX Runtime {ort.__version__} does not load the graph: {_line(error)}") from error
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
+        self.batch = _batch([value.shape for value in self._session.get_inputs()])
+        """The size of the first axis when every batch must have it, else None."""
 
     def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> list[np.ndarray]:
         """The outputs for one batch.
@@ -57,6 +63,10 @@ class Session:
         except Exception as error:
             raise ModelError(f"ONNX Runtime {ort.__version__} fails to run the graph: {_line(error)}") from error
         return result
+
+
+def _batch(shapes: Sequence[Sequence[int | str | None]]) -> int | None:
+    return next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), None)
 
 
 def _bytes(model: ir.Model) -> bytes:

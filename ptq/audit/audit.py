@@ -1,0 +1,120 @@
+"""Check, load, look up, compare and measure a written file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from ptq.audit.costs import Cost, Latency, file_bytes, latency, load, peak_bytes
+from ptq.audit.kernels import Kernel, find_kernels
+from ptq.errors import AuditError, ModelError
+from ptq.model.session import Session
+
+_SAMPLES = 4
+
+Feeds = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a written file is and does, against the file it was made from.
+
+    `parity_db` is the signal-to-noise ratio of its outputs at full optimization against optimization disabled: None
+    when they are equal. It, `latency` and the memory are None too when there was no data to run on.
+    """
+
+    kernels: Mapping[str, Kernel]
+    parity_db: float | None
+    latency: Latency | None
+    reference: Cost
+    quantized: Cost
+
+    @property
+    def integer_sites(self) -> int:
+        """How many sites compute in integers."""
+        return sum(kernel.integer for kernel in self.kernels.values())
+
+
+def audit(reference: Path, quantized: Path, feeds: Sequence[Feeds]) -> Audit:
+    """Audit a quantized file as written, against the float file; a few samples of `feeds` are run.
+
+    Raises:
+        AuditError: the quantized file does not check, load or run.
+
+    """
+    _check(quantized)
+    kernels = _kernels(quantized)
+    float_session, float_seconds = load(reference)
+    session, seconds = load(quantized)
+    one = next(_samples(feeds, 1, session.batch or float_session.batch), None)
+    try:
+        parity = _parity(quantized, session, feeds)
+        speed = latency(float_session, session, one) if one is not None else None
+    except ModelError as error:
+        raise AuditError(f"{quantized}: {error}") from error
+    del float_session, session
+    peaks = [peak_bytes(path, one) if one is not None else None for path in (reference, quantized)]
+    return Audit(
+        kernels,
+        parity,
+        speed,
+        Cost(file_bytes(reference), float_seconds, peaks[0]),
+        Cost(file_bytes(quantized), seconds, peaks[1]),
+    )
+
+
+def _check(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the checker's, shape inference's and protobuf's errors share no base class
+        said = " ".join(str(error).split())[:300]
+        raise AuditError(f"{path} is not a valid ONNX model: {said}") from error
+
+
+def _kernels(path: Path) -> dict[str, Kernel]:
+    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        try:
+            Session(path, optimized_path=optimized)
+        except ModelError as error:
+            raise AuditError(f"{path}: {error}") from error
+        graphs = [onnx.load(p, format="protobuf", load_external_data=False).graph for p in (path, optimized)]
+        return find_kernels(*graphs)
+
+
+def _parity(path: Path, session: Session, feeds: Sequence[Feeds]) -> float | None:
+    """The lowest signal-to-noise ratio of the outputs, optimized against as written."""
+    plain = Session(path, optimize=False)
+    signal, noise = np.zeros(len(session.outputs)), np.zeros(len(session.outputs))
+    for batch in _samples(feeds, _SAMPLES, session.batch):
+        for k, (good, out) in enumerate(zip(plain.run(batch), session.run(batch), strict=True)):
+            same = (good == out) | (np.isnan(good) & np.isnan(out))
+            difference = good[~same].astype(np.float64) - out[~same].astype(np.float64)
+            if not np.isfinite(difference).all():
+                raise AuditError(f"{path}: output {session.outputs[k]!r} is not finite at one optimization level only")
+            signal[k] += float((good[np.isfinite(good)].astype(np.float64) ** 2).sum())
+            noise[k] += float((difference**2).sum())
+    differing = noise > 0
+    if not differing.any():
+        return None
+    ratios = np.maximum(signal[differing], np.finfo(np.float64).tiny) / noise[differing]
+    return float(10 * np.log10(ratios).min())
+
+
+def _samples(feeds: Sequence[Feeds], most: int, fixed: int | None) -> Iterator[Feeds]:
+    """The first samples, in batches as given; a graph with a fixed batch size gets one whole batch."""
+    left = most
+    for batch in feeds:
+        if left <= 0:
+            return
+        count = max((len(array) for array in batch.values() if array.ndim), default=1)
+        if fixed is not None:
+            yield batch
+        else:
+            yield {name: array[:left] if array.ndim else array for name, array in batch.items()}
+        left -= count

@@ -1,0 +1,143 @@
+"""Which kernel of ONNX Runtime computes each site of a written file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from onnx import GraphProto, NodeProto
+
+from ptq.lowering.graph import EXECUTION_KEY, REASON_KEY, SITE_KEY
+
+_INTEGER = frozenset({
+    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv",
+    "QLinearMatMul",
+})  # fmt: skip
+_FLOAT = frozenset({
+    "Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulNBits", "NhwcConv", "NhwcFusedConv",
+})  # fmt: skip
+_COMPUTING = _INTEGER | _FLOAT
+_DECODING = frozenset({
+    "Add", "BitShift", "BitwiseAnd", "Cast", "DequantizeLinear", "Div", "GatherND", "Identity", "Mul", "QuantizeLinear",
+    "Reshape", "Round", "ScatterND", "Slice", "Squeeze", "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""What stands between a stored weight and the node that computes with it."""
+_INT8_ACCURACY = 4
+_MOST_HOPS = 4
+_LOST = "not found in the optimized graph"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The operator of the optimized graph that computes a site.
+
+    `expected` is how the lowering meant it to compute; `reason` says why it is not an integer kernel on a weight
+    that was decoded at load, None where it is.
+    """
+
+    op: str
+    integer: bool
+    expected: str
+    reason: str | None
+
+
+def find_kernels(written: GraphProto, optimized: GraphProto) -> dict[str, Kernel]:
+    """The kernel of every marked site of the written graph, looked up in the graph that ONNX Runtime made of it."""
+    before, after = _Index.of(written), _Index.of(optimized)
+    found: dict[str, list[Kernel]] = {}
+    for node in written.node:
+        marks = {entry.key: entry.value for entry in node.metadata_props}
+        if SITE_KEY in marks:
+            found.setdefault(marks[SITE_KEY], []).extend(_kernels(node, marks, before, after))
+    return {site: _joined(kernels) for site, kernels in found.items()}
+
+
+@dataclass(frozen=True)
+class _Index:
+    """A graph by its names."""
+
+    stored: frozenset[str]
+    producer: Mapping[str, NodeProto]
+    readers: Mapping[str, Sequence[NodeProto]]
+    named: Mapping[str, NodeProto]
+
+    @classmethod
+    def of(cls, graph: GraphProto) -> _Index:
+        readers: dict[str, list[NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        return cls(
+            frozenset(tensor.name for tensor in graph.initializer),
+            {name: node for node in graph.node for name in node.output if name},
+            readers,
+            {node.name: node for node in graph.node},
+        )
+
+
+def _kernels(node: NodeProto, marks: Mapping[str, str], before: _Index, after: _Index) -> list[Kernel]:
+    """The kernels that one marked node became, several where its weight is shared."""
+    stored = next((name for name in _weight_names(node, before) if name in after.stored), None)
+    computing = list(_readers(stored, after)) if stored is not None else []
+    if not computing:
+        computing = [(found, None) for found in _by_output(node, before, after)]
+    expected, mark = marks.get(EXECUTION_KEY, ""), marks.get(REASON_KEY)
+    if not computing:
+        return [
+            Kernel(node.op_type, integer=False, expected=expected, reason=mark or "not found in the optimized graph")
+        ]
+    return [_kernel(found, decoding, expected, mark) for found, decoding in computing]
+
+
+def _kernel(node: NodeProto, decoding: str | None, expected: str, mark: str | None) -> Kernel:
+    integer = node.op_type in _INTEGER or _accuracy(node) == _INT8_ACCURACY
+    reason = f"{decoding} of the weight at every call" if decoding else None
+    if not integer:
+        reason = mark or reason or f"runs as {node.op_type} in float"
+    return Kernel(node.op_type, integer, expected, reason)
+
+
+def _accuracy(node: NodeProto) -> int | None:
+    """What MatMulNBits computes in: its float32 default is 0."""
+    return next((a.i for a in node.attribute if a.name == "accuracy_level"), None)
+
+
+def _weight_names(node: NodeProto, graph: _Index) -> Iterator[str]:
+    """The values that the weight of a node is made of, nearest first; the name of the folded one is among them."""
+    name = node.input[1]
+    while name:
+        yield name
+        maker = graph.producer.get(name)
+        name = maker.input[0] if maker is not None and maker.input else ""
+
+
+def _readers(name: str, graph: _Index, decoding: str | None = None) -> Iterator[tuple[NodeProto, str | None]]:
+    """The computing nodes that a stored weight reaches, each with the first operator in between."""
+    for node in graph.readers.get(name, ()):
+        if node.op_type in _COMPUTING:
+            yield node, decoding
+        elif node.op_type in _DECODING:
+            yield from _readers(node.output[0], graph, decoding or node.op_type)
+
+
+def _by_output(node: NodeProto, before: _Index, after: _Index) -> list[NodeProto]:
+    """The node that makes the output of a node, or of what was fused to its end.
+
+    Convolutions on blocked channels have renamed weights and outputs; they are named after their output.
+    """
+    values = list(node.output)
+    for _ in range(_MOST_HOPS):
+        for name in values:
+            for found in (after.producer.get(name), after.named.get(f"{name}_nchwc")):
+                if found is not None and found.op_type in _COMPUTING:
+                    return [found]
+        following = (reader for name in values for reader in before.readers.get(name, ()))
+        values = [name for reader in following if reader.op_type not in _COMPUTING for name in reader.output]
+    return []
+
+
+def _joined(kernels: Sequence[Kernel]) -> Kernel:
+    """The kernels of the uses of one site as one: in integers if all are, with the first reason why not."""
+    ops = ", ".join(sorted({kernel.op for kernel in kernels}))
+    reason = next((kernel.reason for kernel in kernels if kernel.reason), None)
+    return Kernel(ops, all(kernel.integer for kernel in kernels), kernels[0].expected, reason)
