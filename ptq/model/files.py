@@ -21,6 +21,7 @@ ACCEPTED = (
 
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _HEAD_BYTES = 512
+_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _COMPRESSED_LIMIT = 1 << 28  # TorchScript compresses its code; a claim beyond this is no code
 _SAFETENSORS_LIMIT = 1 << 25
 _DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, EOFError, struct.error, NotImplementedError)
@@ -94,7 +95,7 @@ def _not_a_model(path: Path, what: str) -> ModelFileError:
 
 def _described(stream: IO[bytes], head: bytes, path: Path) -> str:
     """What a file is that is neither a zip archive, nor safetensors, nor ONNX."""
-    if head[:1] != b"\x80":
+    if head[:1] != b"\x80" or head[1:2] not in _PROTOCOLS:
         return foreign.content(head)
     stream.seek(0)
     names = ", ".join(pickles.code(pickles.imports(stream, str(path)))[:3])
@@ -122,6 +123,8 @@ def _check_members(path: Path, archive: zipfile.ZipFile, size: int) -> None:
     """Refuse an archive whose claims cannot be true, before anything allocates what they claim."""
     infos = archive.infolist()
     stored = sum(info.compress_size for info in infos)
+    if infos and min(info.header_offset for info in infos) > 0:  # the end of an archive inside a cut one was found
+        raise zipfile.BadZipFile("does not begin with its first member")
     lying = any(i.compress_type == zipfile.ZIP_STORED and i.file_size != i.compress_size for i in infos)
     claimed = foreign.compressed(archive)
     if stored > size or lying:
@@ -203,7 +206,6 @@ def _fields(stream: IO[bytes], size: int) -> Iterator[tuple[int, int]]:
         field, wire = key >> 3, key & 7
         if not 0 < field < 1 << 12:
             raise ValueError("no field of a model")
-        yield field, wire
         if wire == _VARINT:
             _varint(stream)
         elif wire in (_FIXED64, _FIXED32, _LENGTH):
@@ -213,6 +215,7 @@ def _fields(stream: IO[bytes], size: int) -> Iterator[tuple[int, int]]:
             stream.seek(length, os.SEEK_CUR)
         else:
             raise ValueError("no wire type")
+        yield field, wire
 
 
 def _varint(stream: IO[bytes]) -> int:

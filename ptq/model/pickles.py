@@ -18,7 +18,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 _LEGACY_PREAMBLE = 2  # the protocol version and the sizes of C types stand between the magic number and the object
 _BYTES_LIMIT = 1 << 24
-_NAMES_LIMIT = 1 << 20
+_OPCODES_LIMIT = 1 << 21  # a tensor takes about 40
 _STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
@@ -67,7 +67,7 @@ def imports(stream: IO[bytes], name: str) -> frozenset[str]:
     memoized = 0
     top: deque[str | None] = deque([None, None], maxlen=2)
     try:
-        for opcode, argument, _ in pickletools.genops(_Limited(stream)):  # type: ignore[arg-type]
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(_Limited(stream))):  # type: ignore[arg-type]
             if opcode.name in _STRINGS:
                 top.append(argument)
             elif opcode.name in _PUTS or opcode.name == "MEMOIZE":
@@ -84,8 +84,8 @@ def imports(stream: IO[bytes], name: str) -> frozenset[str]:
                 top.append(None)
             elif opcode.stack_after:
                 top.append(None)
-            if max(len(found), len(memo)) > _NAMES_LIMIT:
-                raise ValueError(f"more than {_NAMES_LIMIT} names")
+            if count > _OPCODES_LIMIT:
+                raise ValueError(f"more than {_OPCODES_LIMIT} opcodes")
     except (ValueError, OverflowError, IndexError, EOFError, struct.error) as error:
         reason = " ".join(str(error).split())[:100]
         raise ModelFileError(f"{name} holds a damaged pickle ({reason}); save or download the file again") from error
