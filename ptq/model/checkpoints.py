@@ -53,8 +53,8 @@ def load_pickled(path: Path, *, trusted: bool) -> Any:
             f"save the model with torch.export.save, or give --trust-pickle if you made the file"
         )
     try:
-        with quiet(), _importing_from_here():
-            return torch.load(path, map_location="cpu", weights_only=False)
+        with quiet(), _importing_from_here(), path.open("rb") as stream:  # torch.load goes by the name of a path
+            return torch.load(stream, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         raise ModelFileError(
             f"{path} needs code that cannot be imported ({first_line(error)}); "
@@ -75,8 +75,8 @@ def load_state(path: Path, *, safetensors: bool) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        with quiet():
-            content = load_file(path) if safetensors else torch.load(path, map_location="cpu", weights_only=True)
+        with quiet(), path.open("rb") as stream:
+            content = load_file(path) if safetensors else torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # any, by what is damaged
         raise ModelFileError(
             f"{path} holds weights that cannot be read ({first_line(error)}); save it again"

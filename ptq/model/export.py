@@ -66,7 +66,9 @@ def export_program(program: ExportedProgram, opset: int) -> ir.Model:
         inputs = None if program.range_constraints else _program_inputs(program)
         for attempt in attempts(inputs, ())[:-1] if inputs else ():
             try:
-                return _export_traced(program.module(check_guards=False), attempt, opset)
+                return _export_traced(
+                    program.module(check_guards=False), attempt, opset, len(program.example_inputs[0])
+                )
             except Exception:  # noqa: BLE001, S112 - its sizes are part of it; they stay fixed, as the graph shows
                 continue
         try:
@@ -89,16 +91,17 @@ def _program_inputs(program: ExportedProgram) -> dict[str, np.ndarray] | None:
     return {name: value.detach().cpu().numpy() for name, value in inputs.items()}
 
 
-def _export_traced(module: nn.Module, attempt: Attempt, opset: int) -> ir.Model:
+def _export_traced(module: nn.Module, attempt: Attempt, opset: int, positional: int = 0) -> ir.Model:
+    """Export by torch.export; that many of the first inputs are given by position, the others by name."""
     import torch
 
     dynamic = {
         name: dict.fromkeys(attempt.free.get(name, ()), torch.export.Dim.DYNAMIC) or None for name in attempt.inputs
     }
+    tensors = list(_tensors(attempt.inputs, module).items())
+    args, kwargs = tuple(tensor for _, tensor in tensors[:positional]), dict(tensors[positional:])
     with torch.no_grad():
-        program = torch.export.export(
-            module, (), _tensors(attempt.inputs, module), dynamic_shapes=dynamic, strict=False
-        )
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic, strict=False)
         return _to_onnx(program, opset, attempt)
 
 

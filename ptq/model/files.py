@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -24,7 +25,7 @@ _HEAD_BYTES = 512
 _PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _COMPRESSED_LIMIT = 1 << 28  # TorchScript compresses its code; a claim beyond this is no code
 _SAFETENSORS_LIMIT = 1 << 25
-_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, EOFError, struct.error, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, EOFError, struct.error, RuntimeError, zlib.error)
 
 
 class Kind(Enum):

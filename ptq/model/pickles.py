@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickletools
 import re
 import struct
+import warnings
 from collections import deque
 from typing import IO
 
@@ -55,6 +56,33 @@ class _Limited:
         return data
 
 
+def _imports(stream: _Limited) -> set[str]:
+    found: set[str] = set()
+    memo: dict[int, str] = {}
+    memoized = 0
+    top: deque[str | None] = deque([None, None], maxlen=2)
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
+        if opcode.name in _STRINGS:
+            top.append(argument)
+        elif opcode.name in _PUTS or opcode.name == "MEMOIZE":
+            if top[-1] is not None:
+                memo[memoized if argument is None else argument] = top[-1]
+            memoized += 1
+        elif opcode.name in _GETS:
+            top.append(memo.get(int(argument)))
+        elif opcode.name in ("GLOBAL", "INST"):
+            found.add(str(argument).replace(" ", "."))
+            top.append(None)
+        elif opcode.name == "STACK_GLOBAL":
+            found.add(_UNKNOWN if None in top else ".".join(map(str, top)))
+            top.append(None)
+        elif opcode.stack_after:
+            top.append(None)
+        if count > _OPCODES_LIMIT:
+            raise ValueError(f"more than {_OPCODES_LIMIT} opcodes")
+    return found
+
+
 def imports(stream: IO[bytes], name: str) -> frozenset[str]:
     """The dotted names that the next pickle of a stream would import; `name` is what messages call it.
 
@@ -62,34 +90,13 @@ def imports(stream: IO[bytes], name: str) -> frozenset[str]:
         ModelFileError: the stream does not hold a whole pickle, or one too long to be the description of a model.
 
     """
-    found: set[str] = set()
-    memo: dict[int, str] = {}
-    memoized = 0
-    top: deque[str | None] = deque([None, None], maxlen=2)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(_Limited(stream))):  # type: ignore[arg-type]
-            if opcode.name in _STRINGS:
-                top.append(argument)
-            elif opcode.name in _PUTS or opcode.name == "MEMOIZE":
-                if top[-1] is not None:
-                    memo[memoized if argument is None else argument] = top[-1]
-                memoized += 1
-            elif opcode.name in _GETS:
-                top.append(memo.get(int(argument)))
-            elif opcode.name in ("GLOBAL", "INST"):
-                found.add(str(argument).replace(" ", "."))
-                top.append(None)
-            elif opcode.name == "STACK_GLOBAL":
-                found.add(_UNKNOWN if None in top else ".".join(map(str, top)))
-                top.append(None)
-            elif opcode.stack_after:
-                top.append(None)
-            if count > _OPCODES_LIMIT:
-                raise ValueError(f"more than {_OPCODES_LIMIT} opcodes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # odd escapes in damaged strings
+            return frozenset(_imports(_Limited(stream)))
     except (ValueError, OverflowError, IndexError, EOFError, struct.error) as error:
         reason = " ".join(str(error).split())[:100]
         raise ModelFileError(f"{name} holds a damaged pickle ({reason}); save or download the file again") from error
-    return frozenset(found)
 
 
 def legacy_imports(stream: IO[bytes], name: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from ptq.model.quiet import first_line, quiet
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+_DAMAGE = (zipfile.BadZipFile, zlib.error, LookupError, TypeError, AttributeError, ValueError, EOFError, RuntimeError)
 _PICKLED = re.compile(r"(^serialized_\w+|/data/sample_inputs/[^/]+)\.pt$")
 _CONFIG = re.compile(r"/data/(weights|constants)/[^/]+_config\.json$")
 _GRAPH = re.compile(r"(/models/[^/]+|^serialized_exported_program)\.json$")
@@ -39,7 +41,13 @@ def load_program(path: Path, *, trusted: bool) -> ExportedProgram:
     import torch
 
     if not trusted:
-        for reason in _code(path):
+        try:
+            reason = next(_code(path), None)
+        except _DAMAGE as error:
+            raise ModelFileError(
+                f"{path} holds a damaged torch.export program ({first_line(error)}); save it again"
+            ) from error
+        if reason is not None:
             raise UntrustedPickleError(
                 f"{path} is a torch.export program that would run code when loaded ({reason}); "
                 f"give --trust-pickle if you made the file"
@@ -61,12 +69,12 @@ def _code(path: Path) -> Iterator[str]:
             if _PICKLED.search(name) and not _only_tensors(archive, name):
                 yield f"{name} holds more than tensors"
             elif _CONFIG.search(name):
-                for entry in _json(path, archive, name).get("config", {}).values():
+                for entry in json.loads(archive.read(name)).get("config", {}).values():
                     member = f"{name.rpartition('/')[0]}/{entry['path_name']}"
                     if entry.get("use_pickle") and not _only_tensors(archive, member):
                         yield f"{member} holds more than tensors"
             elif _GRAPH.search(name):
-                yield from _unsafe_strings(_json(path, archive, name))
+                yield from _unsafe_strings(json.loads(archive.read(name)))
 
 
 def _only_tensors(archive: zipfile.ZipFile, member: str) -> bool:
@@ -84,14 +92,6 @@ def _only_tensors(archive: zipfile.ZipFile, member: str) -> bool:
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError):
         return False
     return True
-
-
-def _json(path: Path, archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(archive.read(name))
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} holds a damaged torch.export program ({name}); save it again") from error
-    return content
 
 
 def _unsafe_strings(content: Any) -> Iterator[str]:
