@@ -1,0 +1,65 @@
+"""A folder of images as batches: resized, cropped, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ptq.errors import DataError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What a network wants of an image: side length in pixels, mean and deviation per channel of pixels in 0..1."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise DataError(f"--image-size {self.size} is not a number of pixels; give for example 224")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise DataError("--image-mean and --image-std take three numbers, for red, green and blue; give three")
+        if any(not value > 0 for value in self.std):
+            raise DataError(f"--image-std {self.std} must be above 0; give for example 0.229,0.224,0.225")
+
+
+def image_batches(folder: Path, options: ImageOptions, title: str) -> Iterator[Mapping[str, np.ndarray]]:
+    """One batch `(1, 3, size, size)` per image, in the order of their paths.
+
+    When all images lie in subfolders, the labels are the places of those among the sorted subfolders.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(f"{title} holds no images ({', '.join(sorted(SUFFIXES))}); give another folder")
+    classes = sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder})
+    labelled = all(path.parent != folder for path in files)
+    for path in files:
+        batch = {"": _load(path, options)[None]}
+        if labelled:
+            batch["labels"] = np.array([classes.index(path.relative_to(folder).parts[0])])
+        yield batch
+
+
+def _load(path: Path, options: ImageOptions) -> np.ndarray:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"the image {path} cannot be read: {' '.join(str(error).split())}; remove it") from error
+    scale = options.size / min(image.size)
+    width, height = (max(options.size, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - options.size) // 2, (height - options.size) // 2
+    image = image.crop((left, top, left + options.size, top + options.size))
+    pixels = np.asarray(image, np.float32) / np.float32(255)
+    normal = (pixels - np.array(options.mean, np.float32)) / np.array(options.std, np.float32)
+    return np.ascontiguousarray(normal.transpose(2, 0, 1))

@@ -1,0 +1,189 @@
+"""Where data come from: files, folders, callables and objects in memory, told apart by what they hold."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.images import ImageOptions, image_batches
+from ptq.errors import DataError
+
+LABELS = "labels"
+ONLY = ""
+"""The key of an array without a name: it goes to the only input."""
+
+Raw = Mapping[str, np.ndarray] | tuple[np.ndarray, ...]
+"""A batch as it came: arrays by name, or in the order of the inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Data before they are checked; `title` names them in messages.
+
+    Either `arrays` holds all samples, or `stream` yields batches, each time from the start.
+    """
+
+    title: str
+    arrays: Mapping[str, np.ndarray] | None = None
+    stream: Callable[[], Iterator[Any]] | None = None
+
+    def raw_batches(self) -> Iterator[Raw]:
+        """The batches of a stream, or the arrays as one batch."""
+        if self.arrays is not None:
+            yield self.arrays
+            return
+        for item in self.stream() if self.stream is not None else ():
+            yield _raw(item, self.title)
+
+    def example(self) -> Mapping[str, np.ndarray] | None:
+        """Up to two samples by name, without labels; None when the arrays have no names."""
+        raw = next(self.raw_batches(), None)
+        if not isinstance(raw, Mapping):
+            return {ONLY: raw[0][:2]} if raw is not None and len(raw) == 1 else None
+        return {name: array[:2] for name, array in raw.items() if name != LABELS}
+
+
+def open_data(spec: Any, images: ImageOptions | None = None, role: str = "--data") -> Source:  # noqa: ANN401
+    """Find out what the data are; nothing is checked against a model yet.
+
+    `spec` is a file (.npz, .npy, .pt, .safetensors), a folder of images, `module:callable`, arrays by name, an array,
+    or an iterable of batches that can be walked more than once.
+
+    Raises:
+        DataError: the data cannot be read.
+
+    """
+    if isinstance(spec, (str, Path)):
+        return _from_text(str(spec), images, role)
+    title = f"{role} (in memory)"
+    if isinstance(spec, Mapping):
+        return Source(title, {str(name): _array(value, title) for name, value in spec.items()})
+    if hasattr(spec, "__array__"):
+        return Source(title, {ONLY: _array(spec, title)})
+    if callable(spec):
+        return Source(title, stream=lambda: iter(spec()))
+    if isinstance(spec, Iterator):
+        raise DataError(f"{title} is an iterator, which can be walked only once; pass a list or a function that makes it")
+    if isinstance(spec, Iterable):
+        return Source(title, stream=lambda: iter(spec))
+    raise DataError(f"{title} is a {type(spec).__name__}; pass a path, arrays by input name, or a list of batches")
+
+
+def _from_text(text: str, images: ImageOptions | None, role: str) -> Source:
+    path, title = Path(text), f"{role} {text}"
+    if path.is_dir():
+        if images is None:
+            raise DataError(f"{title} is a folder of images; give --image-size, --image-mean and --image-std")
+        return Source(title, stream=lambda: image_batches(path, images, title))
+    if not path.exists() and ":" in text:
+        return Source(title, stream=_imported(text, title))
+    if not path.is_file():
+        raise DataError(f"{title} does not exist; give a file, a folder of images, or module:callable")
+    arrays = _read(path, title)
+    ragged = {name for name in arrays if name.rpartition("/")[2].isdecimal() and "/" in name}
+    if ragged:
+        return Source(title, stream=lambda: _ragged(arrays, title))
+    return Source(title, arrays)
+
+
+def _read(path: Path, title: str) -> Mapping[str, np.ndarray]:
+    with path.open("rb") as file:
+        head = file.read(16)
+    try:
+        if head.startswith(b"\x93NUMPY"):
+            return {ONLY: np.load(path, mmap_mode="r", allow_pickle=False)}
+        if head.startswith(b"PK") and _is_npz(path):
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        if head.startswith((b"PK", b"\x80")):
+            return _read_torch(path, title)
+        if head[8:9] == b"{":
+            from safetensors.numpy import load_file
+
+            return dict(load_file(path))
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{title} holds arrays of Python objects, which are not read; save one array per sample as "
+                f"'name/0', 'name/1', …, or a padded array"
+            ) from error
+        raise DataError(f"{title} cannot be read: {_line(error)}; save it again") from error
+    except (OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise DataError(f"{title} cannot be read: {_line(error)}; save it again") from error
+    raise DataError(f"{title} is no data file; accepted are .npz, .npy, .pt and .safetensors of tensors")
+
+
+def _is_npz(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return all(name.endswith(".npy") for name in archive.namelist())
+
+
+def _read_torch(path: Path, title: str) -> Mapping[str, np.ndarray]:
+    import pickle
+
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{title} holds no plain tensors; save a dictionary of tensors with torch.save") from error
+    if isinstance(loaded, torch.Tensor):
+        return {ONLY: loaded.numpy()}
+    if isinstance(loaded, Mapping) and all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        return {str(name): value.detach().numpy() for name, value in loaded.items()}
+    raise DataError(f"{title} holds a {type(loaded).__name__}; save a tensor or a dictionary of tensors by input name")
+
+
+def _ragged(arrays: Mapping[str, np.ndarray], title: str) -> Iterator[Mapping[str, np.ndarray]]:
+    """Samples saved one by one as `name/0`, `name/1`, …; each becomes a batch of one."""
+    names = dict.fromkeys(name.rpartition("/")[0] for name in arrays if "/" in name)
+    count = max(int(name.rpartition("/")[2]) for name in arrays if "/" in name) + 1
+    for index in range(count):
+        try:
+            sample = {name: arrays[f"{name}/{index}"][None] for name in names}
+        except KeyError as error:
+            raise DataError(f"{title} has no {error.args[0]!r}, but has others of that number; save all") from None
+        if LABELS in arrays:
+            sample[LABELS] = arrays[LABELS][index : index + 1]
+        yield sample
+
+
+def _imported(text: str, title: str) -> Callable[[], Iterator[Any]]:
+    module, _, name = text.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"{title} cannot be imported: {_line(error)}; write module:callable") from error
+    if not callable(found):
+        raise DataError(f"{title} is not callable; write module:callable, a function that yields batches")
+    return lambda: iter(found())
+
+
+def _raw(item: Any, title: str) -> Raw:  # noqa: ANN401
+    if isinstance(item, Mapping):
+        return {str(name): _array(value, title) for name, value in item.items()}
+    if isinstance(item, Sequence) and not isinstance(item, str):
+        return tuple(_array(value, title) for value in item)
+    return (_array(item, title),)
+
+
+def _array(value: Any, title: str) -> np.ndarray:  # noqa: ANN401
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise DataError(f"{title} yields a {type(value).__name__} that is no array of numbers; yield arrays")
+    return array
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
