@@ -99,7 +99,7 @@ def _lower_site(
         for node in nodes:
             _dynamic(graph, node, site, turned, weight, dynamic)
     else:
-        zero = builder.constant("zero", np.zeros(site.rows, np.int8))
+        zero = _zeros(graph, site.rows)
         value = builder.call("DequantizeLinear", weight.integers, weight.scale, zero, name="weight", axis=0)
         for node, use in zip(nodes, site.uses, strict=True):
             if site.op == CONV:
@@ -130,7 +130,7 @@ def _dynamic(
             "DynamicQuantizeLinear", data, name="quantize", outputs=3
         )
     integers, scale, zero_point = cache[str(data.name)].outputs
-    zero = builder.constant("zero", np.zeros(site.rows, np.int8))
+    zero = _zeros(graph, site.rows)
     product = builder.node("MatMulInteger", integers, turned, zero_point, zero, name="product")
     product.metadata_props.update(_marks(node))
     numbers = builder.cast(product.outputs[0], ir.DataType.FLOAT, "numbers")
@@ -209,6 +209,14 @@ def _raise_opset(model: ir.Model, sites: Mapping[str, SiteLowering]) -> None:
     opset = max(model.opset_imports[""], 25 if narrow else TARGET_OPSET)
     model.opset_imports[""] = opset
     model.ir_version = ir_version(opset)
+
+
+def _zeros(graph: ir.Graph, count: int) -> ir.Value:
+    """The zero points of symmetric weights, which fusions insist on; one vector serves all sites of its length."""
+    name = f"ptq/zeros.{count}"
+    if name not in graph.initializers:
+        graph.register_initializer(ir.Value(name=name, const_value=ir.tensor(np.zeros(count, np.int8), name=name)))
+    return graph.initializers[name]
 
 
 def _marks(node: ir.Node) -> dict[str, str]:

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.batch import Batch
-from calibration.data import Source, fit, open_data
-from calibration.dataset import Dataset
+from calibration.dataset import Dataset, fit
+from calibration.sources import Source, open_data
 from calibration.images import ImageOptions
 from ptq.errors import ModelError
 from ptq.lowering import Activations, Execution, SiteLowering, execution, find_activations, lower
@@ -55,8 +55,8 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     with stages.stage("capture"):
         graph = capture(job.model, job.capture, _example(source or unseen))
         model = Model.of(graph)
-    data = None if source is None else fit(source, model.inputs, "--data")
-    evaluation = None if unseen is None else fit(unseen, model.inputs, "--eval")
+    data = None if source is None else fit(source, model.inputs)
+    evaluation = None if unseen is None else fit(unseen, model.inputs)
     plan = recipe.plan(model.sites, has_data=data is not None)
     executions = _executions(model, plan)
     activations = find_activations(model.graph.graph, _static_nodes(model, executions))

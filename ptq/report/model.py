@@ -1,0 +1,110 @@
+"""What is reported, as data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One site: how it is stored, `points` being the number of rows with 1, 2, … points, and how it runs."""
+
+    site: str
+    op: str
+    shape: tuple[int, ...]
+    format: str
+    points: tuple[int, ...]
+    bits_per_weight: float
+    bytes: int
+    weight_sqnr_db: float | None
+    output_sqnr_db: float | None
+    execution: str
+    kernel: str | None
+    integer: bool
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """The model that came in."""
+
+    path: str | None
+    kind: str
+    sites: int
+    weights: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """The quantized model against the float one and, with labels, both against the truth; fractions in 0..1."""
+
+    samples: int
+    labelled: int
+    top1_float: float | None
+    top1: float | None
+    agreement: float | None
+    sqnr_db: float | None
+    cosine: float | None
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """The file against that of the float model."""
+
+    float_bytes: int
+    bytes: int
+    float_load_seconds: float
+    load_seconds: float
+    float_peak_bytes: int | None
+    peak_bytes: int | None
+    float_ms: float | None
+    ms: float | None
+    latency_ratio: float | None
+    parity_db: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything about a run; it passed when there are no warnings."""
+
+    source: SourceReport
+    output: str | None
+    options: Mapping[str, Any]
+    versions: Mapping[str, str]
+    data: str | None
+    layers: tuple[LayerReport, ...]
+    bits_per_weight: float
+    accuracy: AccuracyReport | None
+    file: FileReport
+    stages: Mapping[str, float]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    schema: int = SCHEMA
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is to be warned of."""
+        return not self.warnings
+
+    @property
+    def quantized(self) -> tuple[LayerReport, ...]:
+        """The layers that are not left in float."""
+        return tuple(layer for layer in self.layers if layer.execution != "float")
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Rows of all layers with 1, 2, … points."""
+        most = max((len(layer.points) for layer in self.layers), default=0)
+        return tuple(sum(layer.points[n] for layer in self.layers if n < len(layer.points)) for n in range(most))
+
+    @property
+    def kernels(self) -> Mapping[str, int]:
+        """How many layers run in each kernel."""
+        return dict(Counter(layer.kernel or "unknown" for layer in self.layers).most_common())

@@ -1,0 +1,116 @@
+"""A report on the terminal: dense, and the verdict last, so that it is what remains on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ptq.report.model import Report
+
+Row = tuple[str, str, str]
+
+
+def render(report: Report, console: Console, *, layers: bool = False) -> None:
+    """Print a report."""
+    source = report.source
+    _line(console, f"model    {source.path or 'in memory'}: {source.kind}, {source.sites} layers, {_count(source.weights)} weights")
+    if report.data is not None:
+        _line(console, f"data     {report.data}")
+    _line(console, "stages   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items()))
+    console.print()
+    if layers:
+        console.print(_layer_table(report))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("", "FP32", f"{report.options.get('method', '')} {report.options.get('weights', '')}"):
+        table.add_column(Text(title), overflow="fold")
+    for row in (*_accuracy(report), *_file(report), *_layers(report)):
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    for note in report.notes:
+        _line(console, f"note     {note}")
+    for warning in report.warnings:
+        _line(console, f"WARNING  {warning}", "yellow")
+    where = report.output or "not written"
+    if report.passed:
+        _line(console, f"PASS     {where}", "green")
+    else:
+        _line(console, f"written  {where}, with {len(report.warnings)} warning{'s' * (len(report.warnings) > 1)}")
+
+
+def _accuracy(report: Report) -> Iterator[Row]:
+    found = report.accuracy
+    if found is None:
+        return
+    if found.top1 is not None and found.top1_float is not None:
+        one = 100 / max(found.labelled, 1)
+        few = f"   ({found.labelled} labelled samples: one is {one:.2g} points)"
+        yield "top-1", f"{100 * found.top1_float:.1f} %", f"{100 * found.top1:.1f} %{few}"
+    if found.agreement is not None:
+        yield "agreement", "", f"{100 * found.agreement:.1f} % of {found.samples} samples"
+    if found.sqnr_db is not None:
+        yield "output SQNR", "", f"{found.sqnr_db:.1f} dB"
+    if found.cosine is not None:
+        yield "output cosine", "", f"{found.cosine:.4f}"
+
+
+def _file(report: Report) -> Iterator[Row]:
+    file = report.file
+    ratio = file.float_bytes / max(file.bytes, 1)
+    yield "file", _megabytes(file.float_bytes), f"{_megabytes(file.bytes)}   {ratio:.1f}x smaller"
+    if file.latency_ratio is not None and file.ms is not None and file.float_ms is not None:
+        speed = f"{1 / file.latency_ratio:.2f}x as fast, one thread, interleaved"
+        yield "latency", f"{file.float_ms:.2f} ms", f"{file.ms:.2f} ms   {speed}"
+    yield "load", f"{1e3 * file.float_load_seconds:.0f} ms", f"{1e3 * file.load_seconds:.0f} ms"
+    if file.peak_bytes is not None and file.float_peak_bytes is not None:
+        yield "peak memory", _megabytes(file.float_peak_bytes), _megabytes(file.peak_bytes)
+
+
+def _layers(report: Report) -> Iterator[Row]:
+    histogram = ", ".join(f"{count:,} with {n}" for n, count in enumerate(report.points, 1) if count)
+    points = f"   channels by points: {histogram}" if histogram else ""
+    yield "weights", "32 bits", f"{report.bits_per_weight:.2f} bits each{points}"
+    integer = sum(layer.integer for layer in report.layers)
+    kernels = ", ".join(f"{count} {name}" for name, count in report.kernels.items())
+    yield "kernels", "", f"{integer} of {len(report.layers)} layers in int8 ({kernels})"
+    ranked = sorted((layer for layer in report.layers if layer.output_sqnr_db is not None), key=lambda la: la.output_sqnr_db or 0)
+    if ranked:
+        yield "worst layers", "", ", ".join(f"{layer.site} {layer.output_sqnr_db:.1f} dB" for layer in ranked[:3])
+
+
+def _layer_table(report: Report) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("layer", "format", "points", "bits", "bytes", "weight dB", "output dB", "kernel"):
+        table.add_column(title, justify="left" if title in ("layer", "format", "points", "kernel") else "right")
+    for layer in report.layers:
+        cells = (
+            layer.site,
+            layer.format,
+            "/".join(map(str, layer.points)),
+            f"{layer.bits_per_weight:.2f}",
+            f"{layer.bytes:,}",
+            _decibel(layer.weight_sqnr_db),
+            _decibel(layer.output_sqnr_db),
+            layer.kernel or layer.note or "",
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style), soft_wrap=True)
+
+
+def _decibel(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"

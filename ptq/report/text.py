@@ -1,0 +1,58 @@
+"""A report as JSON, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from ptq.errors import DataError
+from ptq.report.model import SCHEMA, AccuracyReport, FileReport, LayerReport, Report, SourceReport
+
+
+def to_json(report: Report) -> str:
+    """Strict JSON: numbers that are not finite become null."""
+    content = {**_finite(dataclasses.asdict(report)), "verdict": "PASS" if report.passed else "WARNING"}
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Report:
+    """The report that was written.
+
+    Raises:
+        DataError: it is no report of this version.
+
+    """
+    try:
+        content = json.loads(text)
+        schema = content["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError("this is no report of ptq; give a file that --json wrote") from error
+    if schema != SCHEMA:
+        raise DataError(f"the report has schema {schema}, this version reads {SCHEMA}; write it again")
+    del content["verdict"]
+    layers = tuple(
+        LayerReport(**{**layer, "shape": tuple(layer["shape"]), "points": tuple(layer["points"])})
+        for layer in content["layers"]
+    )
+    accuracy = content["accuracy"]
+    return Report(
+        **{
+            **content,
+            "source": SourceReport(**content["source"]),
+            "layers": layers,
+            "accuracy": None if accuracy is None else AccuracyReport(**accuracy),
+            "file": FileReport(**content["file"]),
+            "notes": tuple(content["notes"]),
+            "warnings": tuple(content["warnings"]),
+        }
+    )
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

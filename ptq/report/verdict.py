@@ -1,0 +1,65 @@
+"""What is to be warned of: each with a number and a way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ptq.report.model import LayerReport, Report
+
+LEAST_PARITY_DB = 15.0
+"""Optimized against unoptimized output; rounding flips alone bring deep networks near 25 dB."""
+
+FLOAT_TOLERANCE = 1.05
+"""Weights alone change nothing about the kernels: what is within this is noise."""
+
+
+def warnings_of(report: Report, max_drop: float) -> tuple[str, ...]:
+    """The warnings; `max_drop` is a fraction of the samples."""
+    return tuple(_warnings(report, max_drop))
+
+
+def _warnings(report: Report, max_drop: float) -> Iterator[str]:
+    quantized = report.quantized
+    if not quantized:
+        yield f"0 of {len(report.layers)} layers are quantized; give a narrower --keep-float"
+    meant = [layer for layer in quantized if layer.execution != "weights"]
+    slow = [layer for layer in meant if not layer.integer]
+    if slow:
+        yield f"{len(slow)} of {len(meant)} layers run in float although quantized: {_named(slow)}"
+    yield from _of_file(report, integer=bool(meant))
+    yield from _of_accuracy(report, max_drop)
+
+
+def _of_file(report: Report, *, integer: bool) -> Iterator[str]:
+    file = report.file
+    if file.latency_ratio is not None and file.latency_ratio > (1.0 if integer else FLOAT_TOLERANCE):
+        floats = [layer for layer in report.layers if not layer.integer]
+        because = f": {len(floats)} of {len(report.layers)} layers run in float" if floats else ""
+        yield f"slower than FP32, {file.latency_ratio:.2f}x its time{because}; try --keep-float for small layers"
+    if file.bytes >= file.float_bytes:
+        yield f"the file is not smaller: {file.bytes / 1e6:.2f} MB, FP32 {file.float_bytes / 1e6:.2f} MB; keep FP32"
+    if file.parity_db is not None and file.parity_db < LEAST_PARITY_DB:
+        yield (
+            f"optimized and unoptimized runs differ, {file.parity_db:.1f} dB; "
+            f"report it, or leave layers out by --keep-float"
+        )
+
+
+def _of_accuracy(report: Report, max_drop: float) -> Iterator[str]:
+    found = report.accuracy
+    if found is None:
+        return
+    if found.nonfinite:
+        yield f"{found.nonfinite} outputs are NaN or Inf; check the calibration data"
+    advice = "give more --bits, more calibration data, or a larger --max-drop"
+    if found.top1 is not None and found.top1_float is not None:
+        drop = found.top1_float - found.top1
+        if drop > max_drop:
+            yield f"top-1 drops by {100 * drop:.1f} points, more than {100 * max_drop:.1f}; {advice}"
+    elif found.agreement is not None and 1 - found.agreement > max_drop:
+        yield f"{100 * (1 - found.agreement):.1f} % of the answers change, more than {100 * max_drop:.1f} %; {advice}"
+
+
+def _named(layers: list[LayerReport]) -> str:
+    shown = ", ".join(f"{layer.site} ({layer.note or layer.kernel})" for layer in layers[:3])
+    return f"{shown}, …" if len(layers) > 3 else shown
