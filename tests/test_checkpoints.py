@@ -9,12 +9,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from model_files import KINDS, model_files, saved
 from safetensors.torch import save_file
-from tiny_models import Convolutions, Multilayer, images, matmul_onnx, seeded
+from tiny_models import Convolutions, Multilayer, images, seeded
 from torch import nn
 
 from ptq.errors import ModelFileError, OptionError, PtqError, UntrustedPickleError
@@ -175,14 +174,17 @@ def test_a_pickle_whose_class_is_gone(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def program(replaced: dict[str, bytes]) -> bytes:
-    """A program some of whose members, by the ends of their names, hold something else."""
+    """A program some of whose members, by the ends of their names, hold something else; `+` adds one."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(model_files()["program"][1])) as source, zipfile.ZipFile(buffer, "w") as target:
         names = source.namelist()
-        assert all(any(name.endswith(end) for name in names) for end in replaced)
+        assert all(end[0] == "+" or any(name.endswith(end) for name in names) for end in replaced)
         for name in names:
             data = next((data for end, data in replaced.items() if name.endswith(end)), None)
             target.writestr(name, source.read(name) if data is None else data)
+        for end, data in replaced.items():
+            if end[0] == "+":
+                target.writestr(end[1:], data)
     return buffer.getvalue()
 
 
@@ -194,6 +196,7 @@ def member(end: str) -> str:
 def test_a_program_with_a_bomb_inside_is_refused_and_not_set_off(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     config = json.loads(member("weights_config.json"))
+    objects = {"config": {"a": {"path_name": "opaque_obj_0", "use_pickle": False}}}
     entry = next(iter(config["config"].values()))
     entry["use_pickle"] = True
     call = f"__import__('os').mkdir('{marker}')"
@@ -207,6 +210,9 @@ def test_a_program_with_a_bomb_inside_is_refused_and_not_set_off(tmp_path: Path)
             {"weights_config.json": json.dumps(config).encode(), entry["path_name"]: saved(Bomb(marker))},
             f"{entry['path_name']} holds more than tensors",
         ),
+        ({"constants_config.json": json.dumps(objects).encode()}, "opaque_obj_0 holds more than tensors"),
+        ({"models/model.json": graph.encode(), "+archive/models/other.txt!": b""}, "other.txt! is no part"),
+        ({"+archive/data/aotinductor/model/model.so": b""}, "model.so is no part"),
         ({"model.json": graph.replace(sizes, formula, 1).encode()}, 'the formula "__import__'),
         ({"model.json": graph.replace("torch.ops.aten.tanh.default", "torch.hub.load").encode()}, "'torch.hub.load'"),
     ):
@@ -233,73 +239,3 @@ def test_damage_behind_the_structure_is_one_line(name: str, tmp_path: Path) -> N
             except PtqError as error:
                 assert "\n" not in str(error)  # noqa: PT017 - some of them load
                 assert len(str(error)) < 700  # noqa: PT017
-
-
-def external(folder: Path, location: str, length: int = 48) -> Path:
-    proto = matmul_onnx()
-    tensor = proto.graph.initializer[0]
-    (folder / "weights.bin").write_bytes(tensor.raw_data)
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", "0"), ("length", str(length))):
-        tensor.external_data.add(key=key, value=value)
-    return written(folder / "model.pt", proto.SerializeToString())
-
-
-def test_onnx_with_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = external(tmp_path, "weights.bin")
-    monkeypatch.chdir(tmp_path)
-    for where in (path, Path(path.name)):
-        graph = capture(where, DEFAULTS)
-        monkeypatch.chdir("/")  # the weights are found from anywhere
-        (got,) = Session(graph_in_memory(graph)).run({"x": np.eye(4, dtype=np.float32)})
-        np.testing.assert_array_equal(got, np.arange(12, dtype=np.float32).reshape(4, 3) / 8)
-        monkeypatch.chdir(tmp_path)
-
-
-def graph_in_memory(graph: object) -> bytes:
-    from onnx_ir import external_data, to_proto
-
-    return to_proto(external_data.load_to_model(graph)).SerializeToString()
-
-
-@pytest.mark.parametrize(
-    ("location", "length", "words"),
-    [
-        ("gone.bin", 48, "gone.bin, which is missing; put it next to the model"),
-        ("../weights.bin", 48, "outside the folder of the model"),
-        ("/etc/passwd", 48, "outside the folder of the model"),
-        ("..\\weights.bin", 48, "outside the folder of the model"),
-        ("C:\\weights.bin", 48, "outside the folder of the model"),
-        ("", 48, "outside the folder of the model"),
-        ("weights.bin", 49, "'w' ends behind the end of"),
-    ],
-)
-def test_onnx_whose_external_data_is_not_there(location: str, length: int, words: str, tmp_path: Path) -> None:
-    path = external(tmp_path, location, length)
-    with pytest.raises(ModelFileError) as caught:
-        capture(path, DEFAULTS)
-    assert words in str(caught.value)
-
-
-def test_external_data_of_a_branch_is_looked_at_too(tmp_path: Path) -> None:
-    weight = onnx.numpy_helper.from_array(np.zeros(2, np.float32), "inner")
-    weight.ClearField("raw_data")
-    weight.data_location = onnx.TensorProto.EXTERNAL
-    weight.external_data.add(key="location", value="gone.bin")
-    output = onnx.helper.make_tensor_value_info("inner", 1, [2])
-    branch = onnx.helper.make_graph([], "branch", [], [output], [weight])
-    node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
-    condition = onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, [])
-    result = onnx.helper.make_tensor_value_info("y", 1, [2])
-    proto = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [condition], [result]))
-    with pytest.raises(ModelFileError, match=r"'inner' lies in .*gone.bin, which is missing"):
-        capture(written(tmp_path / "model.onnx", proto.SerializeToString()), DEFAULTS)
-
-
-def test_onnx_in_memory_is_not_changed() -> None:
-    proto = matmul_onnx()
-    before = proto.SerializeToString()
-    graph = capture(proto, DEFAULTS)
-    assert graph.graph.inputs[0].name == "x"
-    assert proto.SerializeToString() == before

@@ -22,9 +22,16 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, LookupError, TypeError, AttributeError, ValueError, EOFError, RuntimeError)
-_PICKLED = re.compile(r"(^serialized_\w+|/data/sample_inputs/[^/]+)\.pt$")
-_CONFIG = re.compile(r"/data/(weights|constants)/[^/]+_config\.json$")
-_GRAPH = re.compile(r"(/models/[^/]+|^serialized_exported_program)\.json$")
+_PICKLED = re.compile(
+    r"serialized_(state_dict|constants|example_inputs)\.\w+|[^/]+/data/(sample_inputs|weights|constants)/[\w-]+\.pt"
+)
+_CONFIG = re.compile(r"[^/]+/data/(weights|constants)/[\w-]+_config\.json")
+_GRAPH = re.compile(r"[^/]+/models/[\w-]+\.json|serialized_exported_program\.json")
+_PLAIN = re.compile(
+    r"[^/]+/(archive_format|archive_version|byteorder|version|\.data/\w+|\.\w+|extra/.*|data/\w+/(weight|tensor)_\d+)"
+    r"|version|extra_files/.*|.*/"
+)
+_PAYLOAD = re.compile(r"(weight|tensor)_\d+")  # others are objects of any class
 _ACCESS = re.compile(r"\.(size|stride|storage_offset)\(\)|\[(\d+|'[\w.]+')\]|'\w+'")
 _UNSAFE = re.compile(r"__|\.\s*[A-Za-z_]|\b(?!(floor|ceiling|not|and|or)\b)[a-z_]\w*\s*\(|[\[\]{}'\"\\;:@`]")
 _OPERATOR = re.compile(r"torch\.ops\.(?!load_library)\w+\.\w+(\.\w+)?|torch\.(sym_|_sym_|_check)\w*|(?!torch\b).*")
@@ -66,15 +73,23 @@ def _code(path: Path) -> Iterator[str]:
     """What loading the program would run, one phrase each."""
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
-            if _PICKLED.search(name) and not _only_tensors(archive, name):
-                yield f"{name} holds more than tensors"
-            elif _CONFIG.search(name):
-                for entry in json.loads(archive.read(name)).get("config", {}).values():
-                    member = f"{name.rpartition('/')[0]}/{entry['path_name']}"
-                    if entry.get("use_pickle") and not _only_tensors(archive, member):
-                        yield f"{member} holds more than tensors"
-            elif _GRAPH.search(name):
+            if _PICKLED.fullmatch(name):
+                if not _only_tensors(archive, name):
+                    yield f"{name} holds more than tensors"
+            elif _CONFIG.fullmatch(name):
+                yield from _objects(archive, name)
+            elif _GRAPH.fullmatch(name):
                 yield from _unsafe_strings(json.loads(archive.read(name)))
+            elif not _PLAIN.fullmatch(name):
+                yield f"{name} is no part of a plain program"
+
+
+def _objects(archive: zipfile.ZipFile, config: str) -> Iterator[str]:
+    """The entries of a list of weights or constants that are more than tensors."""
+    for entry in json.loads(archive.read(config))["config"].values():
+        member = f"{config.rpartition('/')[0]}/{entry['path_name']}"
+        if not _PAYLOAD.fullmatch(entry["path_name"]) or (entry["use_pickle"] and not _only_tensors(archive, member)):
+            yield f"{member} holds more than tensors"
 
 
 def _only_tensors(archive: zipfile.ZipFile, member: str) -> bool:
