@@ -17,7 +17,7 @@ from tiny_models import Convolutions, Multilayer, images, seeded
 from torch import nn
 
 from ptq.errors import ModelFileError, OptionError, PtqError, UntrustedPickleError
-from ptq.model import checkpoints
+from ptq.model import checkpoints, programs
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.session import Session
 
@@ -239,3 +239,50 @@ def test_damage_behind_the_structure_is_one_line(name: str, tmp_path: Path) -> N
             except PtqError as error:
                 assert "\n" not in str(error)  # noqa: PT017 - some of them load
                 assert len(str(error)) < 700  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "__import__('os').system('true')",
+        "exec('import os')",
+        "eval('1')",
+        "open('a')",
+        "().__class__",
+        "s0.__class__",
+        "L['x'].size.__globals__",
+        "torch.hub.load('a', 'b')",
+        "torch.sym_max.__globals__",
+        "[x for x in (1,)]",
+        "lambda: 0",
+        "(s0 := 3)",
+        "S('__import__(0)')",
+        "Symbol('exec(1)')",
+        "f'{s0}'",
+        "getattr(s0, 'a')",
+        "s0(",
+        "(" * 500,
+    ],
+)
+def test_formulas_that_are_code(formula: str) -> None:
+    assert not programs._is_formula(formula)
+
+
+def test_formulas_of_real_programs_are_read(tmp_path: Path) -> None:
+    """Sizes that are halved, rounded and compared leave formulas and guards of all sorts."""
+
+    class Sizes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = nn.functional.interpolate(nn.functional.avg_pool2d(x, 3, 2), scale_factor=1.5)
+            return torch.cat([y, y[:, :, : y.shape[2] // 2 * 2]], 2) + x.shape[2] ** 0.5
+
+    free = torch.export.Dim.DYNAMIC
+    example = torch.ones(2, 3, 64, 32)
+    exported = torch.export.export(Sizes(), (example,), dynamic_shapes=({0: free, 2: free, 3: free},))
+    torch.export.save(exported, tmp_path / "sizes.pt2")
+    with zipfile.ZipFile(tmp_path / "sizes.pt2") as archive:
+        content = json.loads(archive.read("sizes/models/model.json"))
+    assert content["guards_code"]
+    assert "Float('1.5'" in json.dumps(content)
+    loaded = programs.load_program(tmp_path / "sizes.pt2", trusted=False)
+    torch.testing.assert_close(loaded.module()(example), Sizes()(example))

@@ -6,6 +6,7 @@ and calls what its nodes name, so a program can be a bomb as well as a pickled m
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -32,8 +33,25 @@ _PLAIN = re.compile(
     r"|version|extra_files/.*|.*/"
 )
 _PAYLOAD = re.compile(r"(weight|tensor)_\d+")  # others are objects of any class
-_ACCESS = re.compile(r"\.(size|stride|storage_offset)\(\)|\[(\d+|'[\w.]+')\]|'\w+'")
-_UNSAFE = re.compile(r"__|\.\s*[A-Za-z_]|\b(?!(floor|ceiling|not|and|or)\b)[a-z_]\w*\s*\(|[\[\]{}'\"\\;:@`]")
+_ARITHMETIC = (
+    *(
+        ast.Expression,
+        ast.BinOp,
+        ast.UnaryOp,
+        ast.BoolOp,
+        ast.Compare,
+        ast.operator,
+        ast.unaryop,
+        ast.boolop,
+        ast.cmpop,
+    ),
+    *(ast.Call, ast.keyword, ast.Attribute, ast.Subscript, ast.Name, ast.Constant, ast.expr_context),
+)
+_FUNCTION = re.compile(
+    r"[A-Z]\w*|floor|ceiling|max|min|abs|math\.\w+|torch\._?sym_\w+|.*\.(size|stride|storage_offset)"
+)
+_ATTRIBUTE = re.compile(r"(math|torch)\.[a-z_]\w*|.*\.(size|stride|storage_offset)")
+_WORD = re.compile(r"(?!.*__)[\w.+-]*")
 _OPERATOR = re.compile(r"torch\.ops\.(?!load_library)\w+\.\w+(\.\w+)?|torch\.(sym_|_sym_|_check)\w*|(?!torch\b).*")
 
 
@@ -109,6 +127,26 @@ def _only_tensors(archive: zipfile.ZipFile, member: str) -> bool:
     return True
 
 
+def _is_formula(text: str) -> bool:
+    """Whether Python text only computes with numbers, sizes and the functions of sympy."""
+    try:
+        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            plain: object = _FUNCTION.fullmatch(ast.unparse(node.func))
+        elif isinstance(node, ast.Attribute):
+            plain = _ATTRIBUTE.fullmatch(ast.unparse(node))
+        elif isinstance(node, (ast.Name, ast.Constant)):
+            plain = _WORD.fullmatch(str(node.id if isinstance(node, ast.Name) else node.value))
+        else:
+            plain = isinstance(node, _ARITHMETIC)
+        if not plain:
+            return False
+    return True
+
+
 def _unsafe_strings(content: Any) -> Iterator[str]:
     """The strings of a serialized graph that torch would evaluate or call and that are no formula or operator."""
     stack: list[Any] = [content]
@@ -120,7 +158,7 @@ def _unsafe_strings(content: Any) -> Iterator[str]:
             stack.extend(item.values())
             formulas = [item.get("expr_str"), *(item.get("guards_code") or ())]
             for formula in formulas:
-                if isinstance(formula, str) and _UNSAFE.search(_ACCESS.sub("", formula)):
+                if isinstance(formula, str) and not _is_formula(formula):
                     yield f"the formula {formula[:60]!r}"
             target = item.get("target")
             if isinstance(target, str) and not _OPERATOR.fullmatch(target):
