@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 __all__ = ["Result", "__version__", "quantize"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     """Import the pipeline, and with it torch and ONNX Runtime, only when it is used."""
     if name in ("Result", "quantize"):
         from ptq import pipeline

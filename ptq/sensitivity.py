@@ -32,7 +32,7 @@ def output_effects(
     reference = [_floats(session.run(feeds)) for feeds in batches]
     power = sum(float((out**2).sum()) for outs in reference for out in outs)
     if not np.isfinite(power):
-        raise ModelError("the outputs of the model on the calibration data are not finite; check the data and the model")
+        raise ModelError("the outputs of the model on the calibration data are not finite; check both")
     effects = {}
     for name, arrays in changes:
         session = model.with_initializers(arrays).session()

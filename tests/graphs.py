@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
 Shape = Sequence[int]
 
 
-def model(
-    nodes: str, inputs: str, outputs: str, weights: Mapping[str, Shape], *, opset: int = 20
-) -> onnx.ModelProto:
+def model(nodes: str, inputs: str, outputs: str, weights: Mapping[str, Shape], *, opset: int = 20) -> onnx.ModelProto:
     """A model of nodes in ONNX's text syntax; weights are normal, scaled by the inverse root of their fan-in."""
     text = f'<ir_version: 10, opset_import: ["" : {opset}]> net ({inputs}) => ({outputs}) {{ {nodes} }}'
     parsed = onnx.parser.parse_model(text)
@@ -123,6 +122,8 @@ def attention() -> onnx.ModelProto:
         """,
         "int64[n, t] ids",
         "float[n, 6] y",
-        {"table": (50, 16), "wq": (16, 16), "bq": (16,), "wk": (16, 16), "bk": (16,), "wo": (16, 32), "wy": (32, 6), "by": (6,)},
-    )
-
+        {
+            "table": (50, 16), "wq": (16, 16), "bq": (16,), "wk": (16, 16), "bk": (16,), "wo": (16, 32), "wy": (32, 6),
+            "by": (6,),
+        },
+    )  # fmt: skip

@@ -44,9 +44,7 @@ class Builder:
         """The output of a new node."""
         return self.node(op, *inputs, name=name, **attributes).outputs[0]
 
-    def node(
-        self, op: str, *inputs: ir.Value, name: str | None = None, outputs: int = 1, **attributes: Any
-    ) -> ir.Node:
+    def node(self, op: str, *inputs: ir.Value, name: str | None = None, outputs: int = 1, **attributes: Any) -> ir.Node:
         """A new node; its outputs are named after it."""
         full = f"{self._prefix}/{name or op.lower()}"
         node = ir.node(op, inputs, attributes, num_outputs=outputs, name=full)

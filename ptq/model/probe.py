@@ -19,7 +19,8 @@ def with_extremes(model: ir.Model, names: Iterable[str], taps: Sequence[str] = (
     for name in names:
         for op, out in zip(("ReduceMin", "ReduceMax"), extremes(name), strict=True):
             node = ir.node(op, [values[name]], {"keepdims": 0}, name=out)
-            node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = out, values[name].dtype, ir.Shape([])
+            node.outputs[0].name, node.outputs[0].shape = out, ir.Shape([])
+            node.outputs[0].type = values[name].type
             copy.graph.append(node)
             copy.graph.outputs.append(node.outputs[0])
     return copy

@@ -64,7 +64,8 @@ def calibrate(
         for key, moment in moments.items():
             moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
         advance()
-    return Statistics(_ranges(ranges, histograms, rule), {name: _merged(moments, keys) for name, keys in wanted.items()})
+    merged = {name: _merged(moments, keys) for name, keys in wanted.items()}
+    return Statistics(_ranges(ranges, histograms, rule), merged)
 
 
 def vectors_of(site: Site, use: Use, x: Tensor) -> Tensor:
@@ -86,9 +87,7 @@ def _merged(moments: Mapping[_Key, Moments], keys: list[_Key]) -> Moment:
     return total.result()
 
 
-def _ranges(
-    ranges: Mapping[str, Range], histograms: Mapping[str, Histogram], rule: str
-) -> dict[str, ActivationRange]:
+def _ranges(ranges: Mapping[str, Range], histograms: Mapping[str, Histogram], rule: str) -> dict[str, ActivationRange]:
     uint8 = formats.get("uint8")
     densities = {name: _density(seen, histograms.get(name)) for name, seen in ranges.items()}
     return {name: RANGES[rule](density, uint8) for name, density in densities.items()}
@@ -97,7 +96,8 @@ def _ranges(
 def _density(seen: Range, histogram: Histogram | None) -> Density:
     """What a range rule looks at; the extremes are exact although the histogram saw only a part."""
     if histogram is None:
-        return Density(np.ones(1, np.int64), np.array([seen.low, max(seen.high, np.nextafter(seen.low, np.inf))]), seen.low, seen.high)
+        ends = np.array([seen.low, max(seen.high, np.nextafter(seen.low, np.inf))])
+        return Density(np.ones(1, np.int64), ends, seen.low, seen.high)
     part = histogram.result()
     return Density(part.counts, part.edges, seen.low, seen.high)
 

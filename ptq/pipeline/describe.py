@@ -78,7 +78,7 @@ def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages:
     total = None if data.samples is None else -(-data.samples // EVALUATION_BATCH)
     with stages.stage("evaluate", total) as advance:
 
-        def batches() -> Any:  # noqa: ANN401
+        def batches() -> Any:
             for batch in data.batches(EVALUATION_BATCH):
                 yield batch
                 advance()
@@ -95,9 +95,8 @@ def _source(made: Made) -> SourceReport:
 
         kind = detect(path).value
     weights = sum(math.prod(site.shape) for site in made.model.sites)
-    return SourceReport(
-        None if path is None else str(path), kind, len(made.model.sites), weights, None if path is None else digest(path)
-    )
+    name, hashed = (None, None) if path is None else (str(path), digest(path))
+    return SourceReport(name, kind, len(made.model.sites), weights, hashed)
 
 
 def _layer(made: Made, site: Site, found: Audit) -> LayerReport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from calibration.batch import Batch
 from calibration.dataset import Dataset, fit
-from calibration.sources import Source, open_data
 from calibration.images import ImageOptions
+from calibration.sources import Source, open_data
 from ptq.errors import ModelError
 from ptq.lowering import Activations, Execution, SiteLowering, execution, find_activations, lower
 from ptq.model.capture import CaptureOptions, capture
@@ -41,7 +41,7 @@ class Job:
     evaluation: Any = None
     output: Path | None = None
     overwrite: bool = False
-    capture: CaptureOptions = CaptureOptions()
+    capture: CaptureOptions = field(default_factory=CaptureOptions)
     images: ImageOptions | None = None
     max_drop: float = 0.02
 
@@ -152,7 +152,7 @@ def _is_onnx(path: Path) -> bool:
     return detect(path) is Kind.ONNX
 
 
-def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: Any) -> Result:  # noqa: ANN401
+def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: Any) -> Result:
     """Quantize a model and measure the result.
 
     `model` is a path, an nn.Module, an exported program or an ONNX model; `data` and `eval_data` are paths, arrays by
@@ -174,4 +174,3 @@ def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: 
         max_drop=wanted.pop("max_drop", 0.02),
     )
     return run(job, Recipe.of(wanted), Stages())
-

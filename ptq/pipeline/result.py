@@ -21,7 +21,9 @@ class Result:
     @property
     def model(self) -> onnx.ModelProto:
         """The quantized model."""
-        return onnx.ModelProto.FromString(self.content)
+        model = onnx.ModelProto()
+        model.ParseFromString(self.content)
+        return model
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a file.

@@ -123,9 +123,7 @@ def _allocate(
     return points | allocation.by_bits(free, effects, plan.budget, per_layer=per_layer)[0]
 
 
-def _effects(
-    model: Model, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages
-) -> dict[str, float]:
+def _effects(model: Model, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages) -> dict[str, float]:
     """What each site with one point does to the output; without data, to its own output."""
     if not batches:
         totals = {name: (found.ladder.error[0].sum(), found.ladder.power.sum()) for name, found in solved.items()}

@@ -38,7 +38,7 @@ class Radix:
 
     def limit(self, points: int) -> int:
         """The largest sum of so many points; the smallest is its negative."""
-        return self.digit * (self.ratio**points - 1) // (self.ratio - 1)
+        return self.digit * sum(self.ratio**place for place in range(points))
 
     @property
     def most_points(self) -> int:
@@ -56,7 +56,8 @@ class Radix:
 
         """
         if integers.abs().max() > self.limit(points):
-            raise OptionError(f"{points} points reach {self.limit(points)}, got {int(integers.abs().max())}; add points")
+            largest = int(integers.abs().max())
+            raise OptionError(f"{points} points reach {self.limit(points)}, got {largest}; add points")
         rest, planes = integers.clone(), []
         for place in reversed(range(points)):
             plane = (rest / self.ratio**place).round().clamp(-self.digit, self.digit)

@@ -41,7 +41,7 @@ def solve(
     shrink = _COARSE if limit < _FINE_LIMIT else _FINE
     together = max(1, _MOST_ELEMENTS // max(rows.numel(), 1))
     best: Solution | None = None
-    for factors in shrink.split(together):
+    for factors in torch.split(shrink, together):
         scale = _storable(widest * factors[:, None, None], least_scale)
         found = _best_of(rows, scale, limit, curvature, feedback=feedback)
         best = found if best is None else _better(best, found)
