@@ -147,11 +147,11 @@ def largest_weight(result: Result) -> int:
 
 def test_a_layer_kept_in_float_keeps_its_weights() -> None:
     """H1: ONNX Runtime quantizes a float weight between a DequantizeLinear and a QuantizeLinear by itself."""
-    result = quantized("residual", keep_float="^node_4$")
+    result = quantized("residual", keep_float="^node_2$")
     layer = next(layer for layer in result.report.layers if layer.execution == "float")
     assert (layer.integer, layer.kernel) in {(False, "Conv"), (False, "FusedConv")}
     model = result.model
-    node = next(n for n in model.graph.node if len(n.input) > 1 and n.input[1] == "w2")
+    node = next(n for n in model.graph.node if len(n.input) > 1 and n.input[1] == "w1")
     private = next(n for n in model.graph.node if n.output[0] == node.input[0])
     quantizer = next(n for n in model.graph.node if n.output[0] == private.input[0])
     private.input[1:] = quantizer.input[1:]

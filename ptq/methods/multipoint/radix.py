@@ -38,7 +38,7 @@ class Radix:
 
     def limit(self, points: int) -> int:
         """The largest sum of so many points; the smallest is its negative."""
-        return self.digit * sum(self.ratio**place for place in range(points))
+        return self.digit * sum(int(self.ratio**place) for place in range(points))
 
     @property
     def most_points(self) -> int:
