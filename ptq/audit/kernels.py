@@ -83,9 +83,7 @@ def _kernels(node: NodeProto, marks: Mapping[str, str], before: _Index, after: _
         computing = [(found, None) for found in _by_output(node, before, after)]
     expected, mark = marks.get(EXECUTION_KEY, ""), marks.get(REASON_KEY)
     if not computing:
-        return [
-            Kernel(node.op_type, integer=False, expected=expected, reason=mark or "not found in the optimized graph")
-        ]
+        return [Kernel(node.op_type, integer=False, expected=expected, reason="not found in the optimized graph")]
     return [_kernel(found, decoding, expected, mark) for found, decoding in computing]
 
 
@@ -94,6 +92,8 @@ def _kernel(node: NodeProto, decoding: str | None, expected: str, mark: str | No
     reason = f"{decoding} of the weight at every call" if decoding else None
     if not integer:
         reason = mark or reason or f"runs as {node.op_type} in float"
+    elif mark:
+        reason = f"{mark}, but ONNX Runtime quantized it by itself"
     return Kernel(node.op_type, integer, expected, reason)
 
 
@@ -125,7 +125,7 @@ def _by_output(node: NodeProto, before: _Index, after: _Index) -> list[NodeProto
 
     Convolutions on blocked channels have renamed weights and outputs; they are named after their output.
     """
-    values = list(node.output)
+    values = [*node.output, node.name]  # a fused node on channels last names its output after the node
     for _ in range(_MOST_HOPS):
         for name in values:
             for found in (after.producer.get(name), after.named.get(f"{name}_nchwc")):
