@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from tiny_models import Convolutions, FixedBatch, Multilayer, Tokens, images, matmul_onnx, seeded, sentences
+from captured import same_as_torch, scripted, specs, traced
+from tiny_models import Convolutions, FixedBatch, Tokens, images, matmul_onnx, seeded, sentences
 from torch import Tensor, nn
 
 from calibration.spec import InputSpec
-from ptq.errors import DataError, ModelError, OptionError
+from ptq.errors import ModelError, OptionError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
-from ptq.model.session import Session
 
 DEFAULTS = CaptureOptions()
 ROW = np.linspace(-1, 1, 4, dtype=np.float32)[None]
-
-
-def same_as_torch(graph: ir.Model, module: nn.Module, feeds: Mapping[str, np.ndarray]) -> None:
-    with torch.no_grad():
-        expected = module(*(torch.from_numpy(array) for array in feeds.values())).numpy()
-    (got,) = Session(graph).run(feeds)
-    assert got.shape == expected.shape
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-
-
-def specs(graph: ir.Model) -> list[str]:
-    return [str(spec) for spec in Model(graph).inputs]
-
-
-def traced(module: nn.Module, *inputs: Tensor) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated, its files are not gone
-        return torch.jit.trace(module, inputs)
-
-
-def scripted(module: nn.Module) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.script(module)
 
 
 def stored(path: Path, save: Callable[[io.BytesIO], object]) -> Path:
@@ -117,48 +93,6 @@ def test_a_length_that_cannot_be_free_stays_fixed_and_the_batch_is_free() -> Non
     same_as_torch(graph, seeded(TwoAtATime), {"ids": sentences(3, 6)["ids"]})
 
 
-def test_data_without_names_is_the_only_input() -> None:
-    graph = capture(seeded(Multilayer), DEFAULTS, {"": ROW})
-    assert specs(graph) == ["x:float32[batch,4]"]
-    with pytest.raises(DataError, match=r"one array without a name, forward takes 'ids', 'mask'; use an .npz"):
-        capture(seeded(Tokens), DEFAULTS, {"": ROW})
-
-
-def test_inputs_may_be_declared_and_sizes_declared_free() -> None:
-    options = CaptureOptions(inputs=(InputSpec.parse("image:float32[1,3,height,width]"),))
-    graph = capture(seeded(Convolutions), options)
-    assert specs(graph) == ["image:float32[batch,3,height,width]"]
-    larger = np.random.default_rng(0).normal(size=(3, 3, 9, 12)).astype(np.float32)
-    same_as_torch(graph, seeded(Convolutions), {"image": larger})
-
-
-def test_a_size_declared_free_that_cannot_be_is_an_error() -> None:
-    options = CaptureOptions(inputs=(InputSpec.parse("x:float32[batch,width]"),))
-    with pytest.raises(ModelError, match="cannot be exported") as caught:
-        capture(seeded(Multilayer), options, {"x": ROW.repeat(2, 0)})
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 500
-
-
-@pytest.mark.parametrize(
-    ("inputs", "example", "error", "words"),
-    [
-        ("", None, OptionError, "forward takes 'x'; give --data, or --input name:float32"),
-        ("", {"image": ROW}, DataError, "the data names 'image', forward takes 'x'; use the names of forward"),
-        ("", {"x": ROW, "y": ROW}, DataError, "the data names 'x', 'y', forward takes 'x'"),
-        ("y:float32[1,4]", None, OptionError, "--input names 'y', forward takes 'x'"),
-        ("x:float32", None, OptionError, "--input x:float32 has no shape"),
-        ("x:float32[1,4,4]", {"x": ROW}, OptionError, r"has 3 dimensions, the data has shape \(1, 4\)"),
-    ],
-)
-def test_examples_that_do_not_fit(
-    inputs: str, example: dict[str, np.ndarray] | None, error: type[Exception], words: str
-) -> None:
-    options = CaptureOptions(inputs=(InputSpec.parse(inputs),) if inputs else ())
-    with pytest.raises(error, match=words):
-        capture(seeded(Multilayer), options, example)
-
-
 class Looping(nn.Module):
     """Its control flow depends on its data, which no exporter follows."""
 
@@ -196,6 +130,14 @@ def test_a_program_in_memory_whose_batch_is_part_of_it_keeps_it() -> None:
     graph = capture(program, DEFAULTS)
     assert specs(graph) == ["x:float32[2,4]"]
     same_as_torch(graph, seeded(FixedBatch), {"x": ROW.repeat(2, 0)})
+
+
+def test_a_program_in_training_mode_is_refused() -> None:
+    example = torch.from_numpy(images(2))
+    with pytest.raises(ModelError, match=r"in training mode, as its aten.batch_norm.* shows; call model.eval\(\)"):
+        capture(torch.export.export(seeded(Convolutions).train(), (example,)), DEFAULTS)
+    with pytest.raises(ModelError, match=r"in training mode, as its aten.dropout"):
+        capture(torch.export.export(nn.Dropout(), (example,)), DEFAULTS)
 
 
 def test_a_program_with_keyword_inputs() -> None:
@@ -238,11 +180,6 @@ def test_torchscript_in_training_is_exported_for_evaluation_and_left_in_training
     assert module.training
     assert module.drop.training
     same_as_torch(graph, seeded(Convolutions), {"image": images(3)})
-
-
-def test_torchscript_without_examples() -> None:
-    with pytest.raises(OptionError, match="forward takes 'ids', 'mask'; give --data"):
-        capture(scripted(seeded(Tokens)), DEFAULTS)
 
 
 @pytest.mark.parametrize(

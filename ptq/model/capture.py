@@ -90,6 +90,9 @@ def _from_torch(
 
     from ptq.model.export import export_module, export_program
 
+    if isinstance(source, torch.nn.DataParallel):
+        source = source.module
+    source = getattr(source, "_orig_mod", source)  # what torch.compile wraps
     if isinstance(source, torch.export.ExportedProgram):
         _refuse(options, f"{name} (torch.export program)", model=True, inputs=True)
         return export_program(source, options.opset)

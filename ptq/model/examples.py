@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from calibration.spec import InputSpec
-from ptq.errors import DataError, OptionError, suggest
+from ptq.errors import DataError, ModelError, OptionError, suggest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +42,12 @@ class Attempt:
 
 
 def parameters(module: nn.Module) -> tuple[Parameter, ...]:
-    """The arguments of a module's `forward`, without `*args` and `**kwargs`."""
+    """The arguments of a module's `forward`, without `*args` and `**kwargs`.
+
+    Raises:
+        ModelError: these are all that it takes.
+
+    """
     import torch
 
     if isinstance(module, torch.jit.ScriptModule):
@@ -50,7 +55,13 @@ def parameters(module: nn.Module) -> tuple[Parameter, ...]:
         return tuple(Parameter(a.name, not a.has_default_value()) for a in forward.schema.arguments[1:])
     named = inspect.signature(module.forward).parameters.values()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return tuple(Parameter(p.name, p.default is p.empty) for p in named if p.kind not in variadic)
+    found = tuple(Parameter(p.name, p.default is p.empty) for p in named if p.kind not in variadic)
+    if named and not found:
+        raise ModelError(
+            f"forward of {type(module).__qualname__} takes only *args or **kwargs, so its inputs have no names; "
+            f"wrap it in a module whose forward names them"
+        )
+    return found
 
 
 def example_inputs(
@@ -80,6 +91,11 @@ def example_inputs(
         origin, failure = "--input", OptionError
     else:
         raise OptionError(f"the model needs example inputs to be exported, forward takes {_listed(names)}; {_FIX}")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiubc" or array.size == 0:
+            raise failure(
+                f"{origin} has {name!r} as {array.dtype} of shape {array.shape}; give numbers, at least one sample"
+            )
     missing = [a.name for a in arguments if a.required and a.name not in arrays]
     unknown = [name for name in arrays if name not in names]
     if missing or unknown:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.spec import InputSpec
-from ptq.errors import DataError, ModelError
+from ptq.errors import DataError, ModelError, OptionError
 from ptq.model.examples import Arrays, Attempt, attempts, example_inputs, parameters
 from ptq.model.quiet import first_line, quiet
 from ptq.model.session import Session
@@ -44,12 +44,25 @@ def export_module(module: nn.Module, specs: Sequence[InputSpec], example: Arrays
     one = _export_script if scripted else _export_traced
     tries = attempts(inputs, specs)
     with _evaluating(module), quiet():
+        _try_forward(module, inputs, DataError if example else OptionError)
         for attempt in tries:
             try:
                 return one(module, attempt, opset)
             except Exception as error:  # noqa: BLE001 - they share no base class; the last one is reported
                 failure = error
     raise ModelError(f"the model cannot be exported to ONNX ({first_line(failure)}); {_HINT}") from failure
+
+
+def _try_forward(module: nn.Module, inputs: Arrays, failure: type[DataError | OptionError]) -> None:
+    """Run the module once, so that inputs that do not fit it are not taken for a failure of the export."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            module(**_tensors(inputs, module))
+    except Exception as error:  # whatever the user's forward raises
+        shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
+        raise failure(f"the model fails on {shapes} ({first_line(error)}); check the shapes and dtypes") from error
 
 
 _HINT = "change its forward so that torch.export.export takes it, or give an ONNX file"
@@ -59,9 +72,15 @@ def export_program(program: ExportedProgram, opset: int) -> ir.Model:
     """The graph of a program; one with fixed sizes gets a free batch size where its operators allow it.
 
     Raises:
-        ModelError: the program cannot be exported.
+        ModelError: the program was exported in training mode, or cannot be exported.
 
     """
+    training = next((node for node in program.graph.nodes if _is_training(node)), None)
+    if training is not None:
+        raise ModelError(
+            f"the program was exported in training mode, as its {training.target} shows; "
+            f"call model.eval() before torch.export.export"
+        )
     with quiet():
         inputs = None if program.range_constraints else _program_inputs(program)
         for attempt in attempts(inputs, ())[:-1] if inputs else ():
@@ -75,6 +94,16 @@ def export_program(program: ExportedProgram, opset: int) -> ir.Model:
             return _to_onnx(program, opset)
         except Exception as error:  # torch's errors share no base class
             raise ModelError(f"the program cannot be exported to ONNX ({first_line(error)}); {_HINT}") from error
+
+
+def _is_training(node: Any) -> bool:
+    """Whether an operator of a program drops at random or normalizes by the batch at hand."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return False
+    given = {argument.name: value for argument, value in zip(schema.arguments, node.args, strict=False)} | node.kwargs
+    tracked = given.get("running_mean", True) is not None  # BatchNorm without statistics is always by the batch
+    return tracked and (given.get("train") is True or given.get("training") is True)
 
 
 def _program_inputs(program: ExportedProgram) -> dict[str, np.ndarray] | None:
@@ -127,7 +156,7 @@ def _export_script(module: nn.Module, attempt: Attempt, opset: int) -> ir.Model:
         torch.onnx.export(
             module,
             tuple(_tensors(attempt.inputs, module).values()),
-            target,  # type: ignore[arg-type] - a stream is taken too, the annotation forgot it
+            target,  # type: ignore[arg-type]  # a stream is taken too
             dynamo=False,
             opset_version=min(opset, _NEWEST_TORCHSCRIPT_OPSET),
             input_names=names,
@@ -156,9 +185,10 @@ def _compare(session: Session, module: nn.Module, inputs: Arrays) -> None:
     import torch
     from torch.utils import _pytree as pytree
 
+    tensors = _tensors(inputs, module)
     with torch.no_grad():
-        expected = pytree.tree_leaves(module(*_tensors(inputs, module).values()))
-    feeds = {name: inputs[name] for name in session.inputs}  # an input that nothing reads is not in the graph
+        expected = pytree.tree_leaves(module(*tensors.values()))
+    feeds = {name: tensors[name].cpu().numpy() for name in session.inputs}  # an unread input is not in the graph
     for got, want in zip(session.run(feeds), expected, strict=True):
         reference = want.cpu().numpy()
         limit = _RELATIVE_ERROR * max(float(np.abs(reference).max(initial=0)), 1e-6)
@@ -169,8 +199,13 @@ def _compare(session: Session, module: nn.Module, inputs: Arrays) -> None:
 def _tensors(inputs: Arrays, module: nn.Module) -> dict[str, torch.Tensor]:
     import torch
 
-    device = next((t.device for t in (*module.parameters(), *module.buffers())), None)
-    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in inputs.items()}
+    weights = [*module.parameters(), *module.buffers()]
+    device = weights[0].device if weights else None
+    floating = next((t.dtype for t in weights if t.is_floating_point()), None)
+    return {
+        name: torch.tensor(array, device=device, dtype=floating if array.dtype.kind == "f" else None)
+        for name, array in inputs.items()
+    }
 
 
 @contextmanager
@@ -192,7 +227,8 @@ def _name_sizes(graph: ir.Graph, free: Mapping[str, Mapping[int, str]]) -> None:
         for axis, size in enumerate(value.shape or ()):
             if isinstance(size, ir.SymbolicDim) and size.value is not None and size.value not in names:
                 name = free.get(str(value.name), {}).get(axis) or ("batch" if axis == 0 else f"{value.name}_{axis}")
-                names[size.value] = name if name not in names.values() else f"{value.name}_{axis}"
+                shared = axis in free.get(str(value.name), ())  # an input that nothing reads has a symbol of its own
+                names[size.value] = name if shared or name not in names.values() else f"{value.name}_{axis}"
     values: list[ir.Value] = [*graph.inputs, *(value for node in graph.all_nodes() for value in node.outputs)]
     for value in values:
         if value.shape is not None:

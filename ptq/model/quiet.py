@@ -13,6 +13,7 @@ from typing import Any, TextIO, cast
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _LINE_CHARACTERS = 240
+_TORCHSCRIPT = "operation failed in the TorchScript interpreter."  # the reason stands at the end
 
 
 class _Muted:
@@ -46,6 +47,7 @@ def first_line(error: BaseException) -> str:
     """The type and first line of the error at the root of a chain, cut to a readable length."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = (line.strip() for line in _COLOR.sub("", str(error)).splitlines())
-    text = " ".join(next((line for line in lines if line), "").split())
+    lines = [line.strip() for line in _COLOR.sub("", str(error)).splitlines() if line.strip()]
+    told = -1 if lines and lines[0].endswith(_TORCHSCRIPT) else 0
+    text = " ".join(lines[told].split()) if lines else ""
     return f"{type(error).__name__}: {text[:_LINE_CHARACTERS]}" if text else type(error).__name__
