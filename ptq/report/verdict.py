@@ -56,8 +56,8 @@ def _of_accuracy(report: Report, max_drop: float) -> Iterator[str]:
         drop = found.top1_float - found.top1
         if drop > max_drop:
             yield f"top-1 drops by {100 * drop:.1f} points, more than {100 * max_drop:.1f}; {advice}"
-    elif found.agreement is not None and 1 - found.agreement > max_drop:
-        yield f"{100 * (1 - found.agreement):.1f} % of the answers change, more than {100 * max_drop:.1f} %; {advice}"
+    elif found.cosine is not None and 1 - found.cosine > max_drop:
+        yield f"outputs have cosine {found.cosine:.4f} with FP32, less than {1 - max_drop:.4f} (no labels); {advice}"
 
 
 def _named(layers: list[LayerReport]) -> str:
