@@ -47,7 +47,9 @@ class Dataset:
         first = next(self.batches(1))
         parts = []
         for name, array in first.feeds.items():
-            whole = None if self.source.arrays is None else _bound(self.source.arrays, self.inputs, self.source.title)[name]
+            whole = (
+                None if self.source.arrays is None else _bound(self.source.arrays, self.inputs, self.source.title)[name]
+            )
             shown = array if whole is None else whole
             text = f"{name!r} {_shape(shown)}"
             if whole is not None and whole.dtype.kind == "f":
@@ -135,7 +137,9 @@ def _bound(raw: Raw, inputs: Sequence[InputSpec], title: str) -> dict[str, np.nd
     names = [spec.name for spec in inputs]
     if isinstance(raw, tuple):
         if len(raw) not in (len(names), len(names) + 1):
-            raise DataError(f"{title}: a batch has {len(raw)} arrays, the model's inputs are {', '.join(names)}; name them")
+            raise DataError(
+                f"{title}: a batch has {len(raw)} arrays, the model's inputs are {', '.join(names)}; name them"
+            )
         return dict(zip([*names, LABELS], raw, strict=False))
     found = dict(raw)
     if ONLY in found and len(names) == 1:
@@ -144,10 +148,14 @@ def _bound(raw: Raw, inputs: Sequence[InputSpec], title: str) -> dict[str, np.nd
     for name in names:
         if name not in found:
             wanted = ", ".join(map(str, inputs))
-            raise DataError(f"{title}: the model's inputs are {wanted}, the data have {shown}; rename {shown} to {name!r}")
+            raise DataError(
+                f"{title}: the model's inputs are {wanted}, the data have {shown}; rename {shown} to {name!r}"
+            )
     for name in found:
         if name not in names and name != LABELS:
-            raise DataError(f"{title}: the model has no input {name!r}, its inputs are {', '.join(names)}; {suggest(name, names)}")
+            raise DataError(
+                f"{title}: the model has no input {name!r}, its inputs are {', '.join(names)}; {suggest(name, names)}"
+            )
     return found
 
 
@@ -172,7 +180,8 @@ def _fitted(array: np.ndarray, spec: InputSpec, sizes: dict[str, int], title: st
         for start in range(0, max(len(array), 1), _CHUNK):
             bad = ~np.isfinite(array[start : start + _CHUNK])
             if bad.any():
-                raise DataError(f"{title}: input {spec.name!r} has NaN or Inf in sample {start + int(np.argwhere(bad)[0][0])}; remove it")
+                sample = start + int(np.argwhere(bad)[0][0])
+                raise DataError(f"{title}: input {spec.name!r} has NaN or Inf in sample {sample}; remove it")
     return array
 
 
@@ -195,5 +204,3 @@ def _wanted(spec: InputSpec) -> str:
 
 def _shape(array: np.ndarray) -> str:
     return f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
-
-

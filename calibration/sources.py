@@ -50,7 +50,7 @@ class Source:
         return {name: array[:2] for name, array in raw.items() if name != LABELS}
 
 
-def open_data(spec: Any, images: ImageOptions | None = None, role: str = "--data") -> Source:  # noqa: ANN401
+def open_data(spec: Any, images: ImageOptions | None = None, role: str = "--data") -> Source:
     """Find out what the data are; nothing is checked against a model yet.
 
     `spec` is a file (.npz, .npy, .pt, .safetensors), a folder of images, `module:callable`, arrays by name, an array,
@@ -70,7 +70,9 @@ def open_data(spec: Any, images: ImageOptions | None = None, role: str = "--data
     if callable(spec):
         return Source(title, stream=lambda: iter(spec()))
     if isinstance(spec, Iterator):
-        raise DataError(f"{title} is an iterator, which can be walked only once; pass a list or a function that makes it")
+        raise DataError(
+            f"{title} is an iterator, which can be walked only once; pass a list or a function that makes it"
+        )
     if isinstance(spec, Iterable):
         return Source(title, stream=lambda: iter(spec))
     raise DataError(f"{title} is a {type(spec).__name__}; pass a path, arrays by input name, or a list of batches")
@@ -168,7 +170,7 @@ def _imported(text: str, title: str) -> Callable[[], Iterator[Any]]:
     return lambda: iter(found())
 
 
-def _raw(item: Any, title: str) -> Raw:  # noqa: ANN401
+def _raw(item: Any, title: str) -> Raw:
     if isinstance(item, Mapping):
         return {str(name): _array(value, title) for name, value in item.items()}
     if isinstance(item, Sequence) and not isinstance(item, str):
@@ -176,7 +178,7 @@ def _raw(item: Any, title: str) -> Raw:  # noqa: ANN401
     return (_array(item, title),)
 
 
-def _array(value: Any, title: str) -> np.ndarray:  # noqa: ANN401
+def _array(value: Any, title: str) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     array = np.asarray(value)

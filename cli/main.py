@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(_run(None if arguments is None else list(arguments)))
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str] | None) -> int:  # noqa: PLR0911  (one for each kind of error)
     try:
         code = commands.main(arguments, prog_name="ptq", standalone_mode=False)
     except PtqError as error:
@@ -50,7 +50,9 @@ def _run(arguments: list[str] | None) -> int:
     except MemoryError:
         return _fail("out of memory; nothing was written, use a machine with more or a smaller model", 1)
     except OSError as error:
-        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; nothing was written", 1)
+        return _fail(
+            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; nothing was written", 1
+        )
     return int(code or 0)
 
 

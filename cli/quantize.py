@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,31 @@ if TYPE_CHECKING:
 
 STRICT_EXIT = 3
 _FILE = click.Path(path_type=Path)
+_Command = Callable[..., Any]
+
+
+_RECIPE = (
+    click.option("--method", default="multipoint", show_default=True, help="How weights are quantized."),
+    click.option("--weights", default="int4", show_default=True, help="Base format: int4, int3, int2."),
+    click.option("--bits", type=float, help="Average bits per weight  [default: 0.4 above the base format]."),
+    click.option("--tolerance", type=float, help="Add points while a channel's output error exceeds this share."),
+    click.option("--points", type=int, help="The same number of points everywhere."),
+    click.option("--per", default="channel", show_default=True, help="Choose points per channel or layer."),
+    click.option("--search", default="radix", show_default=True, help="radix, greedy (the paper's), greedy-grid."),
+    click.option("--rounding", help="nearest or hessian  [default: hessian with data]."),
+    click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI."),
+    click.option("--activations", help="uint8 or none  [default: uint8 with data]."),
+    click.option("--range", default="minmax", show_default=True, help="minmax, percentile, mse, entropy."),
+    click.option("--first-last", help="Format of the first and last layer: int8."),
+    click.option("--keep-float", multiple=True, metavar="REGEX", help="Leave these layers in float; may be repeated."),
+)
+"""The options that say how to quantize; their names are those of the fields of a recipe."""
+
+
+def _recipe_options(command: _Command) -> _Command:
+    for option in reversed(_RECIPE):
+        command = option(command)
+    return command
 
 
 @click.command(no_args_is_help=True)
@@ -19,19 +45,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_FILE, help="The file to write; MODEL.FORMAT.onnx if left out.")
 @click.option("--data", help="Calibration data: .npz .npy .pt .safetensors, image folder, module:callable.")
 @click.option("--eval", "evaluation", help="Data to evaluate on, of the same kinds; labels under 'labels'.")
-@click.option("--method", default="multipoint", show_default=True, help="How weights are quantized.")
-@click.option("--weights", default="int4", show_default=True, help="Base format: int4, int3, int2.")
-@click.option("--bits", type=float, help="Average bits per weight  [default: 0.4 above the base format].")
-@click.option("--tolerance", type=float, help="Add points while a channel's output error exceeds this share.")
-@click.option("--points", type=int, help="The same number of points everywhere.")
-@click.option("--per", default="channel", show_default=True, help="Choose points per channel or layer.")
-@click.option("--search", default="radix", show_default=True, help="radix, greedy (the paper's), greedy-grid.")
-@click.option("--rounding", help="nearest or hessian  [default: hessian with data].")
-@click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI.")
-@click.option("--activations", help="uint8 or none  [default: uint8 with data].")
-@click.option("--range", default="minmax", show_default=True, help="minmax, percentile, mse, entropy.")
-@click.option("--first-last", help="Format of the first and last layer: int8.")
-@click.option("--keep-float", multiple=True, metavar="REGEX", help="Leave these layers in float; may be repeated.")
+@_recipe_options
 @click.option("--input", "inputs", multiple=True, metavar="NAME:DTYPE[SHAPE]", help="An input of a .pt model.")
 @click.option("--model", "network", metavar="MODULE:CALLABLE", help="Makes the network of a state dict.")
 @click.option("--trust-pickle", is_flag=True, help="Load a pickled module: this runs code from the file.")
@@ -59,7 +73,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     layers: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     strict: bool,  # noqa: FBT001
-    **recipe: Any,  # noqa: ANN401
+    **recipe: Any,
 ) -> int:
     """Quantize MODEL (.onnx, .pt2, .pt, .safetensors) and measure the result.
 

@@ -102,7 +102,7 @@ class Recipe:
         """
         if not sites:
             raise ModelError(
-                "the model has no quantizable node: no Conv, Gemm or MatMul with constant float32 weights; nothing to do"
+                "the model has no quantizable node: no Conv, Gemm or MatMul with constant float32 weights; use another"
             )
         if not has_data:
             self._need_no_data()
@@ -126,7 +126,7 @@ class Recipe:
                 raise OptionError(f"{name} {value} needs calibration data; give --data")
 
     def _kept(self, sites: Iterable[Site]) -> dict[str, str]:
-        kept = {}
+        kept: dict[str, str] = {}
         names = [site.name for site in sites]
         for pattern in self.keep_float:
             matched = [name for name in names if re.search(pattern, name)]

@@ -56,7 +56,7 @@ def execution(model: Model, site: Site) -> Execution:
     return Execution.STATIC if ranks == {2} else Execution.DYNAMIC
 
 
-def lower(model: Model, sites: Mapping[str, SiteLowering], ranges: Mapping[str, ActivationRange]) -> ir.Model:
+def lower(model: Model, sites: Mapping[str, SiteLowering], ranges: Mapping[str, ActivationRange]) -> Model:
     """A copy of the model with its sites lowered; `ranges` has the tensors that `find_activations` observes."""
     copy = model.graph.clone()
     graph = copy.graph
@@ -69,7 +69,7 @@ def lower(model: Model, sites: Mapping[str, SiteLowering], ranges: Mapping[str, 
     passes.RemoveUnusedNodesPass()(copy)
     _drop_unused(graph)
     _raise_opset(copy, sites)
-    return copy
+    return Model(copy)
 
 
 def _lower_site(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ptq.lowering.builder import Builder
+from ptq.model.graph import Model
 from ptq.qtensor import QTensor, Term
 
 INT8_MAX = 127
@@ -141,7 +142,7 @@ def stored_weight(weight: QTensor) -> Tensor:
     return weight.dequantize() if weight.integer_ratio() is not None else regrid(weight)[1]
 
 
-def stored_bytes(model: ir.Model, site: str) -> int:
+def stored_bytes(model: Model, site: str) -> int:
     """What the planes, scales and row indices of a site take in the file."""
-    own = (value for name, value in model.graph.initializers.items() if name.rpartition("/")[0] == site)
+    own = (value for name, value in model.graph.graph.initializers.items() if name.rpartition("/")[0] == site)
     return sum(value.const_value.nbytes for value in own if value.const_value is not None)

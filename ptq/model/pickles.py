@@ -69,7 +69,7 @@ def _imports(stream: _Limited) -> set[str]:
                 memo[memoized if argument is None else argument] = top[-1]
             memoized += 1
         elif opcode.name in _GETS:
-            top.append(memo.get(int(argument)))
+            top.append(memo.get(int(str(argument))))
         elif opcode.name in ("GLOBAL", "INST"):
             found.add(str(argument).replace(" ", "."))
             top.append(None)

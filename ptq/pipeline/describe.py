@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import torch
 
 from calibration.dataset import Dataset
@@ -38,7 +37,7 @@ class Made:
     plan: Plan
     executions: Mapping[str, Execution]
     weights: Mapping[str, SiteWeights]
-    lowered: ir.Model
+    lowered: Model
     data: Dataset | None
     evaluation: Dataset | None
 

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from calibration.batch import Batch
 from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
-from ptq.errors import ModelError
 from ptq.lowering import Activations, Execution, SiteLowering, execution, find_activations, lower
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
+from ptq.model.save import serialized
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.describe import Made, describe
 from ptq.pipeline.manifest import manifest
@@ -28,8 +27,6 @@ from ptq.pipeline.stages import Stages
 from ptq.pipeline.weights import SiteWeights, quantize_weights
 from ptq.recipe import Plan, Recipe
 from ptq.sensitivity import samples_needed
-
-_LARGEST_PROTO = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,8 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     source = None if job.data is None else open_data(job.data, job.images, "--data")
     unseen = None if job.evaluation is None else open_data(job.evaluation, job.images, "--eval")
     with stages.stage("capture"):
-        graph = capture(job.model, job.capture, _example(source or unseen))
-        model = Model.of(graph)
+        raw = Model(capture(job.model, job.capture, _example(source or unseen)))
+        model = Model.of(raw.graph)
     data = None if source is None else fit(source, model.inputs)
     evaluation = None if unseen is None else fit(unseen, model.inputs)
     plan = recipe.plan(model.sites, has_data=data is not None)
@@ -64,11 +61,11 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     weights = quantize_weights(model, plan, statistics, _sample(model, data), stages)
     with stages.stage("lower"):
         lowered = lower(model, _lowerings(plan, executions, weights), statistics.ranges if statistics else {})
-        lowered.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
-        content = _serialized(lowered)
+        lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
+        content = serialized(lowered)
     made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation)
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-        reference = _float_file(job.model, graph, Path(folder))
+        reference = _float_file(job.model, raw, Path(folder))
         written = Path(folder) / "quantized.onnx"
         written.write_bytes(content)
         report = describe(made, reference, written, job.output, job.max_drop, stages)
@@ -122,27 +119,12 @@ def _lowerings(
     return found
 
 
-def _serialized(model: ir.Model) -> bytes:
-    """The bytes of the file: the same for the same graph."""
-    try:
-        proto = ir.to_proto(model)
-        if proto.ByteSize() > _LARGEST_PROTO:
-            raise ValueError
-        content: bytes = proto.SerializeToString(deterministic=True)
-    except ValueError as error:
-        raise ModelError(
-            "the quantized model is larger than the 2 GB that one ONNX file holds; "
-            "models of that size are not supported yet"
-        ) from error
-    return content
-
-
-def _float_file(source: object, graph: ir.Model, folder: Path) -> Path:
+def _float_file(source: object, raw: Model, folder: Path) -> Path:
     """A file of the float network to compare with: the user's own when it is ONNX."""
     if isinstance(source, Path) and _is_onnx(source):
         return source
     path = folder / "float.onnx"
-    ir.save(graph, path)
+    path.write_bytes(serialized(raw))
     return path
 
 

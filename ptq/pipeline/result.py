@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
-
+from ptq.model.save import parsed
 from ptq.pipeline.output import write_atomically
 from ptq.report import Report
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,9 @@ class Result:
     report: Report
 
     @property
-    def model(self) -> onnx.ModelProto:
+    def model(self) -> ModelProto:
         """The quantized model."""
-        model = onnx.ModelProto()
-        model.ParseFromString(self.content)
-        return model
+        return parsed(self.content)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a file.

@@ -17,7 +17,8 @@ Row = tuple[str, str, str]
 def render(report: Report, console: Console, *, layers: bool = False) -> None:
     """Print a report."""
     source = report.source
-    _line(console, f"model    {source.path or 'in memory'}: {source.kind}, {source.sites} layers, {_count(source.weights)} weights")
+    size = f"{source.sites} layers, {_count(source.weights)} weights"
+    _line(console, f"model    {source.path or 'in memory'}: {source.kind}, {size}")
     if report.data is not None:
         _line(console, f"data     {report.data}")
     _line(console, "stages   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items()))
@@ -76,7 +77,9 @@ def _layers(report: Report) -> Iterator[Row]:
     integer = sum(layer.integer for layer in report.layers)
     kernels = ", ".join(f"{count} {name}" for name, count in report.kernels.items())
     yield "kernels", "", f"{integer} of {len(report.layers)} layers in int8 ({kernels})"
-    ranked = sorted((layer for layer in report.layers if layer.output_sqnr_db is not None), key=lambda la: la.output_sqnr_db or 0)
+    ranked = sorted(
+        (layer for layer in report.layers if layer.output_sqnr_db is not None), key=lambda la: la.output_sqnr_db or 0
+    )
     if ranked:
         yield "worst layers", "", ", ".join(f"{layer.site} {layer.output_sqnr_db:.1f} dB" for layer in ranked[:3])
 

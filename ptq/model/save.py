@@ -1,0 +1,38 @@
+"""A graph as the bytes of a file."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from ptq.errors import ModelError
+from ptq.model.graph import Model
+
+_LARGEST = (1 << 31) - 1
+
+
+def serialized(model: Model) -> bytes:
+    """The bytes of an ONNX file: the same for the same graph.
+
+    Raises:
+        ModelError: one file does not hold so much.
+
+    """
+    try:
+        proto = ir.to_proto(model.graph)
+        if proto.ByteSize() > _LARGEST:
+            raise ValueError
+        content: bytes = proto.SerializeToString(deterministic=True)
+    except ValueError as error:
+        raise ModelError(
+            "the model is larger than the 2 GB that one ONNX file holds, which is not supported yet; "
+            "quantize a smaller part of it"
+        ) from error
+    return content
+
+
+def parsed(content: bytes) -> onnx.ModelProto:
+    """The model in the bytes of a file."""
+    model = onnx.ModelProto()
+    model.ParseFromString(content)
+    return model
