@@ -81,7 +81,7 @@ def _solve(model: Model, plan: Plan, site: Site, statistics: Statistics | None) 
         return _Solved(site, method.ladder(weight, curvature, most_points=most), matrix, None)
     moment = statistics.moments[site.name]
     own_bias = has_own_bias(model, site)
-    curvature = Curvature.of(moment.centred() if own_bias else moment.gram)
+    curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count)
     least = _least_scale(model, plan, site, statistics)
     ladder = method.ladder(weight, curvature, most_points=most, least_scale=least)
     return _Solved(site, ladder, matrix, moment.mean if own_bias else None)

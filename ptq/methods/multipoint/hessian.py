@@ -11,12 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DAMPING = 0.3
-"""Part of the mean diagonal that is added to the diagonal, of the error measure as well as of the feedback.
-
-The paper's code has 0.01. A few dozen calibration samples never show all that a network will see, and rounding
-that fits them closely fits others badly: 0.2 to 0.5 did best on held-out photographs.
-"""
+_DAMPING = 2.0
+_LEAST_DAMPING = 0.01
+"""What the paper's code always has."""
 
 _SINGULAR = 0.01
 
@@ -32,10 +29,13 @@ class Curvature:
     order: Tensor
 
     @classmethod
-    def of(cls, moment: Tensor, damping: float = DAMPING) -> Curvature:
-        """Prepare a moment `(groups, in, in)`; inputs that were never active are rounded to nearest.
+    def of(cls, moment: Tensor, count: int) -> Curvature:
+        """Prepare a moment `(groups, in, in)` of `count` vectors; inputs that were never active are rounded to nearest.
 
-        Damping is shrinkage towards independent inputs of equal power, the prior that a small sample needs.
+        A part of the mean diagonal is added to the diagonal, of the error measure as well as of the feedback: shrinkage
+        towards independent inputs of equal power, the prior that a small sample needs. The part is
+        `2 sqrt(in / count)`, as the eigenvalues of a sample's moment are off by the square root of that ratio. On
+        held-out photographs it beat any part that is the same for all layers.
 
         The factor is the upper Cholesky factor of the inverse of the damped moment; columns go from the largest
         to the smallest diagonal ("act-order").
@@ -46,6 +46,7 @@ class Curvature:
         moment = _permuted(moment, order)
         diagonal = moment.diagonal(dim1=-2, dim2=-1)
         mean = diagonal.mean(dim=-1, keepdim=True)
+        damping = max(_LEAST_DAMPING, _DAMPING * (moment.shape[-1] / count) ** 0.5)
         added = torch.where(diagonal > 0, damping * mean, torch.ones_like(diagonal))
         moment = moment + torch.diag_embed(added)
         factor = _inverse_factor(moment, mean)

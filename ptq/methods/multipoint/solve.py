@@ -1,13 +1,15 @@
-"""Find the scale and the integers of every row: candidates of the scale are tried, the best output wins."""
+"""Find the scale and the integers of every row: candidates of the scale are tried, the best output wins and is improved."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ptq.methods.multipoint.hessian import Curvature, nearest_rows, round_rows
+from ptq.methods.multipoint.settle import settle
 
 _MOST_ELEMENTS = 1 << 24
 _COARSE = torch.linspace(1.0, 0.45, 12)
@@ -47,7 +49,11 @@ def solve(
         best = found if best is None else _better(best, found)
     if best is None:
         raise AssertionError
-    return Solution(curvature.restored(best.integers), best.scale, best.error)
+    integers, scale, error = best.integers, best.scale, best.error
+    if feedback:
+        snap = functools.partial(_storable, least=least_scale)
+        integers, scale, error = settle(rows, integers.float(), scale, limit, curvature, snap)
+    return Solution(curvature.restored(integers).to(torch.int8), scale, error)
 
 
 def _best_of(rows: Tensor, scale: Tensor, limit: int, curvature: Curvature, *, feedback: bool) -> Solution:
