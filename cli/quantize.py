@@ -83,18 +83,22 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     from cli.progress import Progress
     from ptq.model.capture import CaptureOptions
     from ptq.pipeline import Job, run
-    from ptq.pipeline.output import check_free, write_atomically
+    from ptq.pipeline.output import check_free, check_not_input, write_atomically
     from ptq.recipe import Recipe
     from ptq.report import render, to_json
 
     chosen = Recipe.of(recipe)
+    output = output or model.with_name(f"{model.stem}.{chosen.weights}.onnx")
     if json_file is not None:
+        if json_file.resolve() == output.resolve():
+            raise click.UsageError(f"--json and the output are the same file, {output}; give two names")
+        check_not_input(json_file, [model, data, evaluation])
         check_free(json_file, overwrite=overwrite)
     job = Job(
         model,
         data,
         evaluation,
-        output or model.with_name(f"{model.stem}.{chosen.weights}.onnx"),
+        output,
         overwrite,
         CaptureOptions(
             trust_pickle=trust_pickle, model=network, inputs=tuple(InputSpec.parse(text) for text in inputs)

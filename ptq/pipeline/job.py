@@ -21,7 +21,7 @@ from ptq.model.save import serialized
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.describe import Made, describe
 from ptq.pipeline.manifest import manifest
-from ptq.pipeline.output import check_free
+from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.weights import SiteWeights, quantize_weights
@@ -46,6 +46,7 @@ class Job:
 def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     """Quantize a model, write it when the job names an output, and measure what was written."""
     if job.output is not None:
+        check_not_input(job.output, [job.model, job.data, job.evaluation])
         check_free(job.output, overwrite=job.overwrite)
     source = None if job.data is None else open_data(job.data, job.images, "--data")
     unseen = None if job.evaluation is None else open_data(job.evaluation, job.images, "--eval")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from ptq.errors import OutputError
@@ -25,6 +26,18 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"the folder {path.parent} of the output does not exist; create it")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"the folder {path.parent} of the output is not writable; choose another one")
+
+
+def check_not_input(path: Path, inputs: Iterable[object]) -> None:
+    """Refuse an output that is one of the inputs, by whatever name; inputs that are no files do not matter.
+
+    Raises:
+        OutputError: it is.
+
+    """
+    for each in inputs:
+        if isinstance(each, str | Path) and path.exists() and Path(each).exists() and path.samefile(each):
+            raise OutputError(f"the output {path} is the input {each}, which is never modified; give another -o")
 
 
 def write_atomically(path: Path, content: bytes, *, overwrite: bool) -> None:

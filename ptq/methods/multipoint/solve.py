@@ -1,4 +1,4 @@
-"""Find the scale and the integers of every row: candidates of the scale are tried, the best output wins and is improved."""
+"""Find the scale and the integers of every row: of the candidates of its scale the best wins and is improved."""
 
 from __future__ import annotations
 

@@ -1,0 +1,315 @@
+"""The command as a user meets it: exit codes, one line for an error, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cli import main
+
+RNG = np.random.default_rng(3)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of the command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    def fails(self, *words: str, code: int = 1) -> None:
+        assert self.code == code, self.err
+        assert self.err.startswith("ptq: ")
+        assert self.err.count("\n") == 1
+        for word in words:
+            assert word in self.err
+
+
+Command = Callable[..., Run]
+
+
+@pytest.fixture
+def ptq(capfd: pytest.CaptureFixture[str]) -> Command:
+    def command(*arguments: object) -> Run:
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                main([str(each) for each in arguments])
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        captured = capfd.readouterr()
+        return Run(int(stop.value.code or 0), captured.out, captured.err)
+
+    return command
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder with a model and its data."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        return self.path / "net.onnx"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "calib.npz"
+
+    @property
+    def output(self) -> Path:
+        return self.path / "out.onnx"
+
+    def names(self) -> set[str]:
+        return {each.name for each in self.path.iterdir()}
+
+
+def write_model(path: Path, *, opset: int = 17, weights: bool = True) -> None:
+    """Two convolutions and a linear layer, or only a Relu."""
+    shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (16, 8, 3, 3), "b2": (16,), "w3": (5, 16), "b3": (5,)}
+    arrays = {name: RNG.normal(size=shape).astype(np.float32) * 0.3 for name, shape in shapes.items()}
+    stored = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "one", kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], "two", kernel_shape=[3, 3]),
+        helper.make_node("GlobalAveragePool", ["c2"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["y"], "three", transB=1),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])]
+    if not weights:
+        nodes, stored = [helper.make_node("Relu", ["x"], ["y"])], []
+        outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8, 8])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    made = Folder(tmp_path)
+    write_model(made.model)
+    x = RNG.normal(size=(10, 3, 8, 8)).astype(np.float32)
+    np.savez(made.data, x=x, labels=RNG.integers(0, 5, 10))
+    return made
+
+
+def test_the_main_job(ptq: Command, folder: Folder) -> None:
+    report = folder.path / "report.json"
+    run = ptq(
+        *("quantize", folder.model, "--data", folder.data, "--eval", folder.data, "-o", folder.output),
+        *("--points", 1, "--json", report),
+    )
+    assert run.code == 0, run.err
+    assert {"net.onnx", "calib.npz", "out.onnx", "report.json"} == folder.names()
+    said = json.loads(report.read_text())
+    assert len(said["layers"]) == 3
+    assert {layer["kernel"] for layer in said["layers"]} == {"QLinearConv", "QGemm"}
+    assert said["accuracy"]["samples"] == 10
+    assert folder.output.stat().st_size == said["file"]["bytes"]
+
+
+def test_same_input_same_bytes(ptq: Command, folder: Folder) -> None:
+    made = []
+    for name in ("one.onnx", "two.onnx"):
+        assert ptq("quantize", folder.model, "--data", folder.data, "-o", folder.path / name).code == 0
+        made.append((folder.path / name).read_bytes())
+    assert made[0] == made[1]
+
+
+def test_weights_only_is_said(ptq: Command, folder: Folder) -> None:
+    run = ptq("quantize", folder.model, "-o", folder.output)
+    assert run.code == 0, run.err
+    assert "no calibration data: only the weights are quantized" in run.out
+
+
+def test_strict_turns_a_warning_into_an_exit_code(ptq: Command, folder: Folder) -> None:
+    np.savez(folder.data, x=RNG.normal(size=(6, 3, 8, 8)).astype(np.float32))
+    command = ("quantize", folder.model, "--data", folder.data, "--eval", folder.data, "-o", folder.output)
+    lenient = ptq(*command, "--max-drop", 0)
+    assert lenient.code == 0, lenient.err
+    assert "WARNING" in lenient.out
+    assert ptq(*command, "--max-drop", 0, "--overwrite", "--strict").code == 3
+
+
+def _truncate(f: Folder) -> None:
+    f.model.write_bytes(f.model.read_bytes()[:900])
+
+
+def _directory(f: Folder) -> None:
+    f.model.unlink()
+    f.model.mkdir()
+
+
+def _empty(f: Folder) -> None:
+    f.model.write_bytes(b"")
+
+
+def _missing(f: Folder) -> None:
+    f.model.unlink()
+
+
+class Bomb:
+    """Leaves a mark when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return os.mkdir, ("exploded",)
+
+
+def _bomb(f: Folder) -> None:
+    f.model.write_bytes(pickle.dumps(Bomb()))
+
+
+def _text(f: Folder) -> None:
+    f.model.write_text("not a model")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_truncate, ["net.onnx"]),
+        (_directory, ["is a folder"]),
+        (_empty, ["empty"]),
+        (_missing, ["net.onnx"]),
+        (_bomb, ["pickle"]),
+        (_text, ["net.onnx"]),
+        (lambda f: write_model(f.model, opset=99), ["opset"]),
+        (lambda f: write_model(f.model, weights=False), ["no quantizable node"]),
+    ],
+)
+def test_a_model_that_is_none(
+    ptq: Command, folder: Folder, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Folder], None], words: list[str]
+) -> None:
+    monkeypatch.chdir(folder.path)
+    spoil(folder)
+    before = folder.names()
+    ptq("quantize", folder.model, "--data", folder.data, "-o", folder.output).fails(*words)
+    assert folder.names() == before
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"image": np.zeros((4, 3, 8, 8), np.float32)}, ["image", "x"]),
+        ({"x": np.full((4, 3, 8, 8), np.nan, np.float32)}, ["x", "NaN"]),
+        ({"x": np.full((4, 3, 8, 8), np.inf, np.float32)}, ["x"]),
+        ({"x": np.zeros((4, 3, 8, 8), np.int64)}, ["x", "int64", "float32"]),
+        ({"x": np.zeros((4, 3, 8), np.float32)}, ["x", "3"]),
+        ({"x": np.zeros((4, 3, 9, 8), np.float32)}, ["x", "9", "8"]),
+        ({"x": np.zeros((0, 3, 8, 8), np.float32)}, ["no samples"]),
+    ],
+)
+@pytest.mark.parametrize("option", ["--data", "--eval"])
+def test_data_that_does_not_fit(
+    ptq: Command, folder: Folder, arrays: dict[str, np.ndarray], words: list[str], option: str
+) -> None:
+    wrong = folder.path / "wrong.npz"
+    np.savez(wrong, **arrays)
+    before = folder.names()
+    arguments = {"--data": folder.data, "--eval": folder.data} | {option: wrong}
+    flat = [each for pair in arguments.items() for each in pair]
+    ptq("quantize", folder.model, *flat, "-o", folder.output).fails(*words)
+    assert folder.names() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "multipiont"], ["multipiont", "multipoint"]),
+        (["--weights", "int44"], ["int44"]),
+        (["--bits", "3"], ["3", "4"]),
+        (["--bits", "4.5", "--points", "2"], ["--bits", "--points"]),
+        (["--points", "0"], ["0"]),
+        (["--tolerance", "-1"], ["-1"]),
+        (["--keep-float", "nothing_like_it"], ["nothing_like_it"]),
+        (["--keep-float", "("], ["("]),
+        (["--search", "greedy", "--rounding", "hessian"], ["greedy", "hessian"]),
+        (["--range", "guess"], ["guess", "minmax"]),
+        (["--no-such-option"], ["--no-such-option"]),
+        (["--image-size", "224"], ["--image-mean"]),
+    ],
+)
+def test_an_option_that_makes_no_sense(ptq: Command, folder: Folder, arguments: list[str], words: list[str]) -> None:
+    before = folder.names()
+    ptq("quantize", folder.model, "--data", folder.data, "-o", folder.output, *arguments).fails(*words, code=2)
+    assert folder.names() == before
+
+
+def test_an_existing_output_stays(ptq: Command, folder: Folder) -> None:
+    folder.output.write_text("precious")
+    ptq("quantize", folder.model, "--data", folder.data, "-o", folder.output).fails("exists", "--overwrite")
+    assert folder.output.read_text() == "precious"
+    assert ptq("quantize", folder.model, "--data", folder.data, "-o", folder.output, "--overwrite").code == 0
+
+
+def test_the_input_is_never_the_output(ptq: Command, folder: Folder) -> None:
+    before = folder.model.read_bytes()
+    (folder.path / "alias.onnx").symlink_to(folder.model)
+    for name in (folder.model, folder.path / "alias.onnx"):
+        ptq("quantize", folder.model, "-o", name, "--overwrite").fails("input")
+    ptq("quantize", folder.model, "--data", folder.data, "-o", folder.data, "--overwrite").fails("input")
+    command = ("quantize", folder.model, "-o", folder.output, "--overwrite")
+    ptq(*command, "--json", folder.model).fails("input")
+    assert folder.model.read_bytes() == before
+
+
+def test_the_report_does_not_replace_the_model(ptq: Command, folder: Folder) -> None:
+    ptq("quantize", folder.model, "-o", folder.output, "--json", folder.output).fails("--json", code=2)
+    assert not folder.output.exists()
+
+
+def test_a_folder_that_does_not_exist(ptq: Command, folder: Folder) -> None:
+    ptq("quantize", folder.model, "-o", folder.path / "no" / "out.onnx").fails("does not exist")
+
+
+def test_a_full_disk(ptq: Command, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = folder.names()
+    monkeypatch.setattr(os, "fsync", full)
+    ptq("quantize", folder.model, "-o", folder.output).fails("No space left on device", "free space")
+    assert folder.names() == before
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_in_the_middle(folder: Folder, sign: signal.Signals) -> None:
+    (folder.path / "endless.py").write_text(
+        "import itertools, numpy as np\n"
+        "def batches():\n"
+        "    for _ in itertools.count():\n"
+        "        print('batch', flush=True)\n"
+        "        yield {'x': np.ones((4, 3, 8, 8), np.float32)}\n"
+    )
+    before = folder.names()
+    command = [sys.executable, "-m", "ptq", "quantize", folder.model, "--data", "endless:batches", "-o", folder.output]
+    environment = os.environ | {"PYTHONPATH": str(folder.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(20):
+            process.stdout.readline()
+        process.send_signal(sign)
+        started = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "ptq: interrupted; nothing was written"
+    assert time.monotonic() - started < 60
+    assert folder.names() == before
