@@ -107,9 +107,7 @@ def _read(path: Path, title: str) -> Mapping[str, np.ndarray]:
         if head.startswith((b"PK", b"\x80")):
             return _read_torch(path, title)
         if head[8:9] == b"{":
-            from safetensors.numpy import load_file
-
-            return dict(load_file(path))
+            return _read_safetensors(path, title)
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise DataError(
@@ -141,6 +139,16 @@ def _read_torch(path: Path, title: str) -> Mapping[str, np.ndarray]:
     if isinstance(loaded, Mapping) and all(isinstance(value, torch.Tensor) for value in loaded.values()):
         return {str(name): value.detach().numpy() for name, value in loaded.items()}
     raise DataError(f"{title} holds a {type(loaded).__name__}; save a tensor or a dictionary of tensors by input name")
+
+
+def _read_safetensors(path: Path, title: str) -> Mapping[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise DataError(f"{title} cannot be read: {_line(error)}; save it again") from error
 
 
 def _ragged(arrays: Mapping[str, np.ndarray], title: str) -> Iterator[Mapping[str, np.ndarray]]:
