@@ -14,6 +14,7 @@ from calibration.batch import Batch
 from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
+from calibration.spec import InputSpec
 from ptq.lowering import Activations, Execution, SiteLowering, execution, find_activations, lower
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
@@ -139,20 +140,24 @@ def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: 
     """Quantize a model and measure the result.
 
     `model` is a path, an nn.Module, an exported program or an ONNX model; `data` and `eval_data` are paths, arrays by
-    input name, or iterables of batches. `options` are those of `Recipe`, `inputs`, `trust_pickle`, `max_drop`.
+    input name, or iterables of batches. `options` are those of `Recipe` and: `network`, the `module:callable` that makes
+    the network of a state dict; `inputs`, each `"name:dtype[shape]"`; `images` (`ImageOptions`) for folders of images;
+    `trust_pickle`; `max_drop`, the largest accepted loss of accuracy.
 
     Raises:
         PtqError: anything that the caller can put right.
 
     """
     wanted = dict(options)
-    inputs = tuple(wanted.pop("inputs", ()))
-    options_of_capture = CaptureOptions(trust_pickle=wanted.pop("trust_pickle", False), inputs=inputs)
+    inputs = tuple(InputSpec.parse(each) if isinstance(each, str) else each for each in wanted.pop("inputs", ()))
+    said = CaptureOptions(
+        trust_pickle=wanted.pop("trust_pickle", False), model=wanted.pop("network", None), inputs=inputs
+    )
     job = Job(
         Path(model) if isinstance(model, str) else model,
         data,
         eval_data,
-        capture=options_of_capture,
+        capture=said,
         images=wanted.pop("images", None),
         max_drop=wanted.pop("max_drop", 0.02),
     )
