@@ -140,9 +140,9 @@ def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: 
     """Quantize a model and measure the result.
 
     `model` is a path, an nn.Module, an exported program or an ONNX model; `data` and `eval_data` are paths, arrays by
-    input name, or iterables of batches. `options` are those of `Recipe` and: `network`, the `module:callable` that makes
-    the network of a state dict; `inputs`, each `"name:dtype[shape]"`; `images` (`ImageOptions`) for folders of images;
-    `trust_pickle`; `max_drop`, the largest accepted loss of accuracy.
+    input name, or iterables of batches. `options` are those of `Recipe` and: `network`, the `module:callable` that
+    makes the network of a state dict; `inputs`, each `"name:dtype[shape]"`; `images` (`ImageOptions`) for folders of
+    images; `trust_pickle`; `max_drop`, the largest accepted loss of accuracy.
 
     Raises:
         PtqError: anything that the caller can put right.

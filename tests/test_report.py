@@ -1,0 +1,107 @@
+"""The verdict: a warning with a number for everything that is not as it should be, and none otherwise."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ptq.report import render, to_json
+from ptq.report.model import AccuracyReport, FileReport, LayerReport, Report, SourceReport
+from ptq.report.verdict import warnings_of
+
+LAYER = LayerReport("conv", "Conv", (8, 3, 3, 3), "int4", (6, 2), 5.0, 135, 20.0, 22.0, "static", "QLinearConv", True)
+GOOD = Report(
+    source=SourceReport("net.onnx", "ONNX", 1, 216, "0" * 64),
+    output="out.onnx",
+    options={"bits": 5.0},
+    versions={"onnxruntime": "1.32.0"},
+    data="8 samples",
+    layers=(LAYER,),
+    bits_per_weight=5.0,
+    accuracy=AccuracyReport(100, 100, 0.9, 0.89, 0.97, 20.0, 0.99, 0),
+    file=FileReport(1000, 200, 0.1, 0.1, 5000, 3000, 2.0, 1.0, 0.5, 40.0),
+    stages={"capture": 0.1, "quantize": 2.0},
+    notes=(),
+    warnings=(),
+)
+
+
+def with_file(**changes: Any) -> Report:
+    return replace(GOOD, file=replace(GOOD.file, **changes))
+
+
+def with_accuracy(**changes: Any) -> Report:
+    assert GOOD.accuracy is not None
+    return replace(GOOD, accuracy=replace(GOOD.accuracy, **changes))
+
+
+def with_layer(**changes: Any) -> Report:
+    return replace(GOOD, layers=(replace(LAYER, **changes),))
+
+
+UNLABELLED = {"top1": None, "top1_float": None, "labelled": 0}
+
+
+def test_nothing_to_say() -> None:
+    assert warnings_of(GOOD, 0.02) == ()
+    assert GOOD.passed
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (with_file(latency_ratio=1.2), ["slower than FP32", "1.20x"]),
+        (with_file(bytes=1000), ["not smaller"]),
+        (with_file(parity_db=9.0), ["9.0 dB"]),
+        (with_accuracy(top1=0.87), ["3.0 points", "2.0"]),
+        (with_accuracy(nonfinite=3), ["3 outputs", "NaN"]),
+        (with_accuracy(**UNLABELLED, cosine=0.9), ["0.9000", "0.9800"]),
+        (with_layer(integer=False, kernel="Conv"), ["1 of 1 layers", "conv (Conv)"]),
+        (with_layer(execution="float", integer=False), ["0 of 1 layers"]),
+    ],
+)
+def test_each_warning_has_its_number(report: Report, words: list[str]) -> None:
+    (warning,) = warnings_of(report, 0.02)
+    for word in words:
+        assert word in warning
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        with_file(latency_ratio=1.0),
+        with_file(latency_ratio=None, parity_db=None),
+        with_accuracy(top1=0.881),
+        with_accuracy(top1=0.95),
+        with_accuracy(**UNLABELLED, cosine=0.985),
+        replace(GOOD, accuracy=None),
+        replace(with_file(latency_ratio=1.04), layers=(replace(LAYER, execution="weights", integer=False),)),
+    ],
+)
+def test_what_is_in_order(report: Report) -> None:
+    assert warnings_of(report, 0.02) == ()
+
+
+@pytest.mark.parametrize("report", [GOOD, replace(GOOD, accuracy=None, output=None, warnings=("slower",))])
+@pytest.mark.parametrize("layers", [False, True])
+def test_the_terminal_shows_what_was_measured(report: Report, *, layers: bool) -> None:
+    out = io.StringIO()
+    render(report, Console(file=out, width=100), layers=layers)
+    said = out.getvalue()
+    assert "5.00 bits each" in said
+    assert ("PASS" in said) == report.passed
+    assert ("WARNING" in said) != report.passed
+    assert ("135" in said) == layers  # the bytes of the layer
+
+
+def test_json_holds_everything() -> None:
+    said = json.loads(to_json(GOOD))
+    assert said["layers"][0]["points"] == [6, 2]
+    assert said["file"]["latency_ratio"] == 0.5
+    assert said["accuracy"]["agreement"] == 0.97
+    assert said["schema"] == 1
