@@ -35,7 +35,7 @@ class Curvature:
         A part of the mean diagonal is added to the diagonal, of the error measure as well as of the feedback: shrinkage
         towards independent inputs of equal power, the prior that a small sample needs. The part is
         `2 sqrt(in / count)`, as the eigenvalues of a sample's moment are off by the square root of that ratio. On
-        held-out photographs it beat any part that is the same for all layers.
+        held-out photographs it beat 0.3 for all layers.
 
         The factor is the upper Cholesky factor of the inverse of the damped moment; columns go from the largest
         to the smallest diagonal ("act-order").
