@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ptq.errors import OptionError
 from ptq.formats import Format
+from ptq.scales import storage_bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class QTensor:
         values = sum(term.values.numel() * term.format.bits for term in self.terms)
         indices = sum(len(term.rows) for term in self.terms if term.rows is not None) * _index_bits(self.shape[0])
         scales = [term.scale for term in self.terms] if self.integer_ratio() is None else [self.finest_scale()]
-        return values + indices + sum(scale.numel() * _scale_bits(scale) for scale in scales)
+        return values + indices + sum(storage_bits(scale) for scale in scales)
 
     @property
     def bits_per_weight(self) -> float:
@@ -134,12 +135,6 @@ class QTensor:
 
 def _rows(term: Term) -> Tensor | slice:
     return slice(None) if term.rows is None else term.rows
-
-
-def _scale_bits(scale: Tensor) -> int:
-    """Scales are stored as bfloat16 when that loses nothing."""
-    scale = scale.double()
-    return 16 if bool((scale.bfloat16().double() == scale).all()) else 32
 
 
 def _index_bits(rows: int) -> int:

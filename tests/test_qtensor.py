@@ -14,7 +14,6 @@ from ptq.errors import OptionError
 from ptq.methods.multipoint.greedy import greedy_rows
 from ptq.methods.multipoint.radix import Radix
 from ptq.qtensor import QTensor, Term
-from ptq.scheme import Scheme
 
 INT4, INT3, INT2 = (formats.get(name) for name in ("int4", "int3", "int2"))
 
@@ -135,10 +134,3 @@ def test_terms_must_fit() -> None:
         term = Term(values, scale, INT4, None if rows is None else torch.tensor(rows))
         with pytest.raises(OptionError, match="does not fit a tensor"):
             QTensor((term,), shape)
-
-
-def test_a_scheme_is_symmetric_only_around_zero() -> None:
-    assert Scheme(INT4, axis=0).symmetric
-    assert not Scheme(formats.get("uint8"), symmetric=False).symmetric
-    with pytest.raises(OptionError, match=r"symmetric scheme of uint8 reaches 0 but 255; use"):
-        Scheme(formats.get("uint8"))

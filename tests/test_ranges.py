@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ptq import formats, ranges
-from ptq.errors import DataError, OptionError
+from ptq.errors import DataError
 from ptq.formats.integer import IntFormat
 from ptq.ranges import RANGES, ActivationRange, Density, affine, mse, percentile
-from ptq.scheme import Scheme
 
 UINT8, INT8 = formats.get("uint8"), IntFormat("int8", 8, narrow=False)
 UINT4 = IntFormat("uint4", 4, signed=False, narrow=False)
@@ -241,12 +240,3 @@ def test_affine_is_what_dynamic_quantize_linear_chooses(low: float, high: float)
 def test_impossible_ranges_are_refused(low: float, high: float) -> None:
     with pytest.raises(DataError, match="not finite around 0; check the data"):
         affine(UINT8, low, high)
-
-
-def test_zero_points_need_integers() -> None:
-    @dataclass(frozen=True)
-    class Halves(formats.Format):
-        values: tuple[float, ...] = (-0.5, 0.0, 0.5)  # type: ignore[assignment]
-
-    with pytest.raises(OptionError, match="no integers for a zero point"):
-        Scheme(Halves("halves", 2), symmetric=False)

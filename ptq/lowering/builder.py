@@ -16,6 +16,9 @@ _STORED: dict[str, tuple[Any, ir.DataType]] = {
     "BFLOAT16": (ml_dtypes.bfloat16, ir.DataType.BFLOAT16),
 }
 
+_SHARED = "ptq"
+"""What the names of initializers that many builders use begin with."""
+
 
 class Builder:
     """Nodes and initializers whose names begin with `prefix`, written in front of `anchor`."""
@@ -38,6 +41,22 @@ class Builder:
         dtype, onnx = _STORED[stored] if stored else (array.dtype, None)
         value = ir.Value(name=full, const_value=ir.tensor(array.astype(dtype), dtype=onnx, name=full))
         self._graph.register_initializer(value)
+        return value
+
+    def shared(self, name: str, array: np.ndarray) -> ir.Value:
+        """An initializer that all builders of a graph have in common.
+
+        Raises:
+            ModelError: the graph holds another initializer of that name.
+
+        """
+        full = f"{_SHARED}/{name}"
+        value = self._graph.initializers.get(full)
+        if value is None:
+            value = ir.Value(name=full, const_value=ir.tensor(array, name=full))
+            self._graph.register_initializer(value)
+        elif value.const_value is None or not np.array_equal(value.const_value.numpy(), array):
+            raise ModelError(f"the graph already has an initializer {full!r}; rename it")
         return value
 
     def call(self, op: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ptq.lowering.builder import Builder
 from ptq.model.graph import Model
 from ptq.qtensor import QTensor, Term
+from ptq.scales import LOGARITHMIC, Coded, coded, fits_bfloat16
 
 INT8_MAX = 127
 _SPLIT_BITS = 3
@@ -131,10 +132,21 @@ def _regridded(builder: Builder, weight: QTensor, shape: tuple[int, ...]) -> Int
 
 
 def _scale(builder: Builder, scale: Tensor, name: str) -> ir.Value:
-    """Scales as float32, stored as bfloat16 when that loses nothing."""
-    if not bool((scale.bfloat16().float() == scale).all()):
+    """Scales as float32, stored in the narrowest way that loses nothing."""
+    short = coded(scale)
+    if short is not None:
+        return _decoded(builder, short, name)
+    if not fits_bfloat16(scale):
         return builder.constant(name, scale.numpy())
     return builder.cast(builder.constant(f"{name}.bf16", scale.numpy(), "BFLOAT16"), ir.DataType.FLOAT, name)
+
+
+def _decoded(builder: Builder, short: Coded, name: str) -> ir.Value:
+    """Codes looked up in a table that the whole graph shares, times the unit of this weight."""
+    table = builder.shared(LOGARITHMIC.name, np.array(LOGARITHMIC.values, np.float32))
+    codes = builder.cast(builder.constant(f"{name}.codes", short.codes.numpy()), ir.DataType.INT32, f"{name}.index")
+    relative = builder.call("Gather", table, codes, name=f"{name}.relative")
+    return builder.call("Mul", relative, builder.constant(f"{name}.unit", np.array(short.unit, np.float32)), name=name)
 
 
 def stored_weight(weight: QTensor) -> Tensor:

@@ -15,7 +15,8 @@ from ptq.ladder import Ladder
 from ptq.methods.multipoint.greedy import greedy_rows
 from ptq.methods.multipoint.hessian import Curvature
 from ptq.methods.multipoint.radix import Radix
-from ptq.methods.multipoint.solve import Solution, solve
+from ptq.methods.multipoint.solution import Solution
+from ptq.methods.multipoint.solve import scale_grid, solve
 from ptq.qtensor import Term
 
 _GREEDY: Final = {"greedy": "exact", "greedy-grid": "grid"}
@@ -65,17 +66,16 @@ class Multipoint:
             error = torch.stack([self._error(weight, rung, curvature) for rung in rungs])
             return Ladder(rungs, error, power)
         least = None if least_scale is None else least_scale.reshape(weight.shape[:2])
-        solutions = [self._solve(weight, n, curvature, least) for n in range(1, points + 1)]
+        limits = [self._radix.limit(n) for n in range(1, points + 1)]
+        grid = scale_grid(weight, limits, least)
+        feedback = self.rounding == "hessian"
+        solutions = [solve(weight, limit, curvature, feedback=feedback, grid=grid) for limit in limits]
         radix_rungs = tuple(self._terms(found, n + 1) for n, found in enumerate(solutions))
         return Ladder(radix_rungs, torch.stack([found.error.reshape(-1) for found in solutions]), power)
 
     @property
     def _radix(self) -> Radix:
         return Radix.of(int(self.base.max), portable=self.portable)
-
-    def _solve(self, weight: Tensor, points: int, curvature: Curvature, least: Tensor | None) -> Solution:
-        limit = self._radix.limit(points)
-        return solve(weight, limit, curvature, feedback=self.rounding == "hessian", least_scale=least)
 
     def _terms(self, found: Solution, points: int) -> tuple[Term, ...]:
         rows = found.integers.flatten(0, 1).float()

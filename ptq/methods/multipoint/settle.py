@@ -6,50 +6,34 @@ Error feedback rounds every column once and never looks back. This is coordinate
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ptq.methods.multipoint.hessian import Curvature
+from ptq.methods.multipoint.solution import Solution
+from ptq.scales import ScaleGrid
 
 SWEEPS = 2
 _BLOCK = 64
 
 
-def settle(
-    rows: Tensor,
-    integers: Tensor,
-    scale: Tensor,
-    limit: int,
-    curvature: Curvature,
-    storable: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Better integers, scales and their errors for rows `(groups, rows, in)` in rounding order.
-
-    `storable` snaps scales to what can be stored. No row gets worse than it came.
-    """
-    best = integers, scale, curvature.errors(rows - integers * scale[..., None])
+def settle(rows: Tensor, found: Solution, limit: int, curvature: Curvature, grid: ScaleGrid) -> Solution:
+    """A better solution for rows `(groups, rows, in)` in rounding order; no row gets worse than it came."""
+    best = found
+    integers, scale = found.integers.float(), found.scale
     for _ in range(SWEEPS):
-        scale = _refitted(rows, integers, scale, curvature, storable)
+        scale = _refitted(rows, integers, scale, curvature, grid)
         integers = _sweep(rows, integers, scale, limit, curvature)
         error = curvature.errors(rows - integers * scale[..., None])
-        better = error < best[2]
-        best = (
-            torch.where(better[..., None], integers, best[0]),
-            torch.where(better, scale, best[1]),
-            torch.where(better, error, best[2]),
-        )
+        best = best.better(Solution(integers.to(best.integers.dtype), scale, error))
     return best
 
 
-def _refitted(
-    rows: Tensor, integers: Tensor, scale: Tensor, curvature: Curvature, storable: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _refitted(rows: Tensor, integers: Tensor, scale: Tensor, curvature: Curvature, grid: ScaleGrid) -> Tensor:
     """The scale of least error for these integers, where storing it leaves it better than the one at hand."""
     weighted = integers @ curvature.moment
     power = (integers * weighted).sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
-    fitted = storable((rows * weighted).sum(-1) / power)
+    fitted = grid.snap((rows * weighted).sum(-1) / power)
     old, new = (curvature.errors(rows - integers * each[..., None]) for each in (scale, fitted))
     return torch.where(new < old, fitted, scale)
 

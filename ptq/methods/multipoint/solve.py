@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ptq.methods.multipoint.hessian import Curvature, nearest_rows, round_rows
 from ptq.methods.multipoint.settle import settle
+from ptq.methods.multipoint.solution import Solution
+from ptq.scales import ScaleGrid
 
 _MOST_ELEMENTS = 1 << 24
 _COARSE = torch.linspace(1.0, 0.45, 12)
@@ -17,43 +18,44 @@ _FINE = torch.linspace(1.0, 0.85, 4)
 _FINE_LIMIT = 16
 """From here on a grid is so fine that clipping its range cannot gain much."""
 
+_SPARE = 2.0
+"""How far beyond the scales that are tried one may settle."""
 
-@dataclass(frozen=True)
-class Solution:
-    """Rows on their grids: `scale * integers`, and the power of the output error that remains.
 
-    Integers are int8 `(groups, rows, in)`; scale (a bfloat16 number in float32) and error `(groups, rows)`.
-    """
-
-    integers: Tensor
-    scale: Tensor
-    error: Tensor
-
-    def dequantized(self) -> Tensor:
-        """The rows, `(groups, rows, in)`."""
-        return self.integers * self.scale[..., None]
+def scale_grid(weight: Tensor, limits: Sequence[int], least: Tensor | None = None) -> ScaleGrid:
+    """A grid for the scales of rows `(groups, rows, in)` with integers up to any of `limits`."""
+    widest = weight.abs().amax(-1)
+    low, high = widest * _COARSE[-1] / (max(limits) * _SPARE), widest * (_SPARE / min(limits))
+    if least is not None:
+        low, high = low.maximum(least), high.maximum(least)
+    used = widest > 0
+    if not used.any():
+        return ScaleGrid(least=least)
+    return ScaleGrid.spanning(float(low[used].min()), float(high.max()), least)
 
 
 def solve(
-    weight: Tensor, limit: int, curvature: Curvature, *, feedback: bool, least_scale: Tensor | None = None
+    weight: Tensor, limit: int, curvature: Curvature, *, feedback: bool, grid: ScaleGrid | None = None
 ) -> Solution:
-    """Quantize rows `(groups, rows, in)` to integers up to `limit`; scales are bfloat16 before anything is rounded."""
+    """Quantize rows `(groups, rows, in)` to int8 integers up to `limit`, with scales on a grid of their own or `grid`.
+
+    Scales are as they will be stored before anything is rounded.
+    """
+    grid = grid or scale_grid(weight, [limit])
     rows = curvature.arranged(weight)
     widest = rows.abs().amax(-1) / limit
     shrink = _COARSE if limit < _FINE_LIMIT else _FINE
     together = max(1, _MOST_ELEMENTS // max(rows.numel(), 1))
     best: Solution | None = None
     for factors in torch.split(shrink, together):
-        scale = _storable(widest * factors[:, None, None], least_scale)
+        scale = grid.snap(widest * factors[:, None, None])
         found = _best_of(rows, scale, limit, curvature, feedback=feedback)
-        best = found if best is None else _better(best, found)
+        best = found if best is None else best.better(found)
     if best is None:
         raise AssertionError
-    integers, scale, error = best.integers, best.scale, best.error
     if feedback:
-        snap = functools.partial(_storable, least=least_scale)
-        integers, scale, error = settle(rows, integers.float(), scale, limit, curvature, snap)
-    return Solution(curvature.restored(integers).to(torch.int8), scale, error)
+        best = settle(rows, best, limit, curvature, grid)
+    return Solution(curvature.restored(best.integers), best.scale, best.error)
 
 
 def _best_of(rows: Tensor, scale: Tensor, limit: int, curvature: Curvature, *, feedback: bool) -> Solution:
@@ -67,20 +69,3 @@ def _best_of(rows: Tensor, scale: Tensor, limit: int, curvature: Curvature, *, f
     integers = integers.reshape(groups, candidates, count, -1)
     chosen = integers.gather(1, winner[:, None, :, None].expand(-1, 1, -1, integers.shape[-1]))[:, 0]
     return Solution(chosen.to(torch.int8), scale.gather(0, winner[None])[0], least)
-
-
-def _better(one: Solution, other: Solution) -> Solution:
-    take = other.error < one.error
-    return Solution(
-        torch.where(take[..., None], other.integers, one.integers),
-        torch.where(take, other.scale, one.scale),
-        torch.where(take, other.error, one.error),
-    )
-
-
-def _storable(scale: Tensor, least: Tensor | None) -> Tensor:
-    """Snap scales to bfloat16, as they are stored; rows of zeros get 1."""
-    if least is not None:
-        scale = scale.maximum(least)
-    scale = scale.bfloat16().float()
-    return torch.where(scale >= torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))

@@ -1,0 +1,33 @@
+"""Rows on their grids, and the better of two ways to put them there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Solution:
+    """`scale * integers`, and the power of the output error that remains.
+
+    Integers are whole numbers `(groups, rows, in)`; scale (one of a ScaleGrid) and error `(groups, rows)`, float32.
+    """
+
+    integers: Tensor
+    scale: Tensor
+    error: Tensor
+
+    def dequantized(self) -> Tensor:
+        """The rows, `(groups, rows, in)`."""
+        return self.integers * self.scale[..., None]
+
+    def better(self, other: Solution) -> Solution:
+        """Every row from the one that has the smaller error there; of equals, this one's."""
+        take = other.error < self.error
+        return Solution(
+            torch.where(take[..., None], other.integers, self.integers),
+            torch.where(take, other.scale, self.scale),
+            torch.where(take, other.error, self.error),
+        )
