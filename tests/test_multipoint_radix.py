@@ -96,7 +96,13 @@ def test_the_error_is_that_of_the_result() -> None:
 def test_scales_are_stored_exactly_and_not_below_the_least() -> None:
     weight = gaussian(1, 8, 20)
     least = torch.full((1, 8), 0.9)
-    found = solve(weight, 7, curvature(inputs(300, 20)), feedback=True, grid=scale_grid(weight, [7], least))
+    found = solve(
+        weight,
+        7,
+        curvature(inputs(300, 20)),
+        feedback=True,
+        grid=scale_grid(weight, [7], curvature(inputs(300, 20)), least),
+    )
     assert scales.storage_bits(found.scale) == 8 * 8
     assert (found.scale >= 0.9 * 2 ** (-1 / 32)).all()
 

@@ -67,7 +67,7 @@ class Multipoint:
             return Ladder(rungs, error, power)
         least = None if least_scale is None else least_scale.reshape(weight.shape[:2])
         limits = [self._radix.limit(n) for n in range(1, points + 1)]
-        grid = scale_grid(weight, limits, least)
+        grid = scale_grid(weight, limits, curvature, least)
         feedback = self.rounding == "hessian"
         solutions = [solve(weight, limit, curvature, feedback=feedback, grid=grid) for limit in limits]
         radix_rungs = tuple(self._terms(found, n + 1) for n, found in enumerate(solutions))

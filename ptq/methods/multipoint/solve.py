@@ -18,20 +18,27 @@ _FINE = torch.linspace(1.0, 0.85, 4)
 _FINE_LIMIT = 16
 """From here on a grid is so fine that clipping its range cannot gain much."""
 
+_IDLE = 2.0**-24
+"""The part of the most powerful row's output below which a row's is nothing to an 8-bit tensor of all of them."""
+
 _SPARE = 2.0
 """How far beyond the scales that are tried one may settle."""
 
 
-def scale_grid(weight: Tensor, limits: Sequence[int], least: Tensor | None = None) -> ScaleGrid:
-    """A grid for the scales of rows `(groups, rows, in)` with integers up to any of `limits`."""
+def scale_grid(weight: Tensor, limits: Sequence[int], curvature: Curvature, least: Tensor | None = None) -> ScaleGrid:
+    """A grid for the scales of rows `(groups, rows, in)` with integers up to any of `limits`.
+
+    Rows with next to no output, which training leaves behind, do not widen it: they take what scales there are.
+    """
     widest = weight.abs().amax(-1)
     low, high = widest * _COARSE[-1] / (max(limits) * _SPARE), widest * (_SPARE / min(limits))
     if least is not None:
         low, high = low.maximum(least), high.maximum(least)
-    used = widest > 0
-    if not used.any():
+    power = curvature.errors(curvature.arranged(weight))
+    alive = power > _IDLE * power.max()
+    if not alive.any():
         return ScaleGrid(least=least)
-    return ScaleGrid.spanning(float(low[used].min()), float(high.max()), least)
+    return ScaleGrid.spanning(float(low[alive].min()), float(high.max()), least)
 
 
 def solve(
@@ -41,7 +48,7 @@ def solve(
 
     Scales are as they will be stored before anything is rounded.
     """
-    grid = grid or scale_grid(weight, [limit])
+    grid = grid or scale_grid(weight, [limit], curvature)
     rows = curvature.arranged(weight)
     widest = rows.abs().amax(-1) / limit
     shrink = _COARSE if limit < _FINE_LIMIT else _FINE
