@@ -1,4 +1,4 @@
-"""One weight at every number of points: what a budget chooses from, row by row."""
+"""One weight in every size it can have: what a budget chooses from, row by row."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ptq.qtensor import QTensor, Term
 
 @dataclass(frozen=True, eq=False)
 class Ladder:
-    """Rungs `n = 1, 2, …` of a weight; a row can stand on any of them, whatever the others do.
+    """Sizes of a weight, the smallest first; a row can stand on any of these rungs, whatever the others do.
 
-    `rungs[n - 1][k]` is point `k` of all rows when they have `n`. `error (n, out)` is the power of the output error
-    and `power (out,)` that of the output, both in the metric that the method minimised.
+    `rungs[n][k]` is point `k` of all rows when they stand on rung `n`. `error (rungs, out)` is the power of the output
+    error and `power (out,)` that of the output, both in the metric that the method minimised.
     """
 
     rungs: tuple[tuple[Term, ...], ...]
@@ -29,41 +29,33 @@ class Ladder:
         rows, columns = self.rungs[0][0].values.shape
         return int(rows), int(columns)
 
-    @property
-    def format(self) -> Format:
-        """The format of the points."""
-        return self.rungs[0][0].format
+    def all_on(self, rung: int) -> Tensor:
+        """Every row on one rung, or on the top one where there are fewer; int64 `(out,)`."""
+        return torch.full((self.shape[0],), min(rung, len(self.rungs) - 1))
 
-    @property
-    def most_points(self) -> int:
-        """The top rung."""
-        return len(self.rungs)
+    def row_bits(self, rung: int) -> int:
+        """What a row on a rung costs, when not all rows are there."""
+        if rung == 0:
+            return self.pick(self.all_on(0)).storage_bits // self.shape[0]
+        most = self.all_on(rung)
+        most[:-1] = 0
+        return self.pick(most).storage_bits - self.pick(self.all_on(0)).storage_bits + self.row_bits(0)
 
-    def row_bits(self, points: int) -> int:
-        """What a row with so many points costs, when not all rows have them."""
-        everywhere = torch.full((self.shape[0],), points)
-        everywhere[:-1] = 1
-        return self.pick(everywhere).storage_bits - self.pick(torch.ones_like(everywhere)).storage_bits + self.base_bits
-
-    @property
-    def base_bits(self) -> int:
-        """What a row with one point costs."""
-        return self.pick(torch.ones(self.shape[0], dtype=torch.int64)).storage_bits // self.shape[0]
-
-    def pick(self, points: Tensor) -> QTensor:
-        """The weight with `points (out,)`, int64."""
+    def pick(self, rung: Tensor) -> QTensor:
+        """The weight with each row on its rung, int64 `(out,)`."""
         terms = []
-        for k in range(int(points.max())):
-            rows = (points > k).nonzero()[:, 0]
-            values, scale = self._point(k, points, rows)
-            covered = None if len(rows) == len(points) else rows
-            terms.append(Term(values, scale, self.format, covered))
-        return QTensor(tuple(terms), self.shape)
+        for k in range(max(len(points) for points in self.rungs)):
+            formats = dict.fromkeys(points[k].format for points in self.rungs if k < len(points))
+            terms += [self._point(k, fmt, rung) for fmt in formats]
+        return QTensor(tuple(term for term in terms if len(term.values)), self.shape)
 
-    def _point(self, k: int, points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        first = self.rungs[-1][k]
+    def _point(self, k: int, fmt: Format, rung: Tensor) -> Term:
+        """Point `k` of the rows that have it in this format."""
+        sources = {n: p[k] for n, p in enumerate(self.rungs) if k < len(p) and p[k].format == fmt}
+        rows = torch.isin(rung, torch.tensor(list(sources))).nonzero()[:, 0]
+        first = next(iter(sources.values()))
         values, scale = torch.empty_like(first.values[rows]), torch.empty_like(first.scale[rows])
-        for n in range(k + 1, self.most_points + 1):
-            here = points[rows] == n
-            values[here], scale[here] = self.rungs[n - 1][k].values[rows[here]], self.rungs[n - 1][k].scale[rows[here]]
-        return values, scale
+        for n, term in sources.items():
+            here = rung[rows] == n
+            values[here], scale[here] = term.values[rows[here]], term.scale[rows[here]]
+        return Term(values, scale, fmt, None if len(rows) == len(rung) else rows)

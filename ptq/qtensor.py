@@ -6,6 +6,8 @@ of one integer apart, the sum is itself one scale times one integer per weight, 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -65,11 +67,20 @@ class QTensor:
         return count
 
     @property
+    def mixes(self) -> Mapping[str, int]:
+        """How many rows there are of each sum of formats, such as "int4" and "int4+int2"."""
+        names = [""] * self.shape[0]
+        for term in self.terms:
+            for row in range(self.shape[0]) if term.rows is None else term.rows.tolist():
+                names[row] += ("+" if names[row] else "") + term.format.name
+        return dict(Counter(names))
+
+    @property
     def storage_bits(self) -> int:
         """All that is stored: the values at the width of their format, scales, and row indices of partial terms."""
         values = sum(term.values.numel() * term.format.bits for term in self.terms)
         indices = sum(len(term.rows) for term in self.terms if term.rows is not None) * _index_bits(self.shape[0])
-        scales = [term.scale for term in self.terms] if self.integer_ratio() is None else [self.finest_scale()]
+        scales = [term.scale for term in self.terms] if self.integer_ratios() is None else [self.finest_scale()]
         return values + indices + sum(storage_bits(scale) for scale in scales)
 
     @property
@@ -84,19 +95,20 @@ class QTensor:
             total[_rows(term)] += term.values.double() * term.scale.double()[:, None]
         return total.float()
 
-    def integer_ratio(self) -> int | None:
-        """The integer between the scale of a point and that of the next, equal for all rows and points; else None.
+    def integer_ratios(self) -> tuple[int, ...] | None:
+        """How many steps of a term make one of the point before it, by term and the same for all its rows.
 
-        A tensor in which no row has a second point has the ratio 1.
+        1 where no row has a point before. None when there is a term without such an integer.
         """
-        scales = self._scales()
-        followed = ~scales[1:].isnan()
-        coarse, fine = scales[:-1][followed], scales[1:][followed]
-        known = fine > 0
-        if not known.any():
-            return None if coarse.any() else 1
-        ratio = (coarse[known][0] / fine[known][0]).round()
-        return int(ratio) if ratio >= 1 and bool((coarse == fine * ratio).all()) else None
+        ratios = []
+        coarse = torch.full((self.shape[0],), torch.nan, dtype=torch.float64, device=self._device)
+        for term in self.terms:
+            ratio = _integer_ratio(coarse[_rows(term)], term.scale.double())
+            if ratio is None:
+                return None
+            ratios.append(ratio)
+            coarse[_rows(term)] = term.scale.double()
+        return tuple(ratios)
 
     def finest_scale(self) -> Tensor:
         """The scale of the last point of each row, `(out,)`; what `integers` are multiplied by."""
@@ -112,11 +124,11 @@ class QTensor:
             OptionError: the scales have no integer ratio.
 
         """
-        ratio = self.integer_ratio()
-        if ratio is None:
+        ratios = self.integer_ratios()
+        if ratios is None:
             raise OptionError("the scales of the points have no integer ratio; use radix points, or dequantize")
         total = torch.zeros(self.shape, dtype=torch.int64, device=self._device)
-        for term in self.terms:
+        for term, ratio in zip(self.terms, ratios, strict=True):
             rows = _rows(term)
             total[rows] = total[rows] * ratio + term.values.long()
         return total
@@ -125,12 +137,15 @@ class QTensor:
     def _device(self) -> torch.device | None:
         return self.terms[0].values.device if self.terms else None
 
-    def _scales(self) -> Tensor:
-        """Scales in float64 `(terms, out)`, NaN where a term does not cover a row."""
-        scales = torch.full((len(self.terms), self.shape[0]), torch.nan, dtype=torch.float64, device=self._device)
-        for k, term in enumerate(self.terms):
-            scales[k, _rows(term)] = term.scale.double()
-        return scales
+
+def _integer_ratio(coarse: Tensor, fine: Tensor) -> int | None:
+    """The integer by which all coarse scales are larger; rows whose coarse scale is NaN have none to compare."""
+    followed = ~coarse.isnan()
+    known = followed & (fine > 0)
+    if not known.any():
+        return None if coarse[followed].any() else 1
+    ratio = (coarse[known][0] / fine[known][0]).round()
+    return int(ratio) if ratio >= 1 and bool((coarse == fine * ratio)[followed].all()) else None
 
 
 def _rows(term: Term) -> Tensor | slice:

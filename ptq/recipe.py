@@ -16,6 +16,8 @@ from ptq.ranges import RANGES
 
 METHODS: Final = ("multipoint",)
 BASES: Final = ("int4", "int3", "int2")
+LAST: Final = "int2"
+"""What the last point of a row may be, where the bits decide and not a number of points."""
 ACTIVATIONS: Final = ("uint8", "none")
 PER: Final = ("channel", "layer")
 ABOVE_BASE: Final = 0.4
@@ -90,7 +92,8 @@ class Recipe:
     def base_method(self, *, has_data: bool) -> Multipoint:
         """The method of an ordinary site."""
         rounding = self.rounding or ("hessian" if has_data and self.search == "radix" else "nearest")
-        return Multipoint(formats.get(self.weights), self.search, rounding, self.portable)
+        last = formats.get(LAST) if self.points is None else None
+        return Multipoint(formats.get(self.weights), self.search, rounding, self.portable, last)
 
     def plan(self, sites: Sequence[Site], *, has_data: bool) -> Plan:
         """Decide for each site.

@@ -17,8 +17,8 @@ def ladder(rows: int, columns: int, *, seed: int = 0, scale: Tensor | float = 1.
     return Multipoint(formats.get(base), rounding="nearest").ladder(weight, Curvature.unknown(1, columns))
 
 
-def stored(ladders: dict[str, Ladder], points: dict[str, Tensor]) -> float:
-    bits = sum(each.pick(points[name]).storage_bits for name, each in ladders.items())
+def stored(ladders: dict[str, Ladder], rungs: dict[str, Tensor]) -> float:
+    bits = sum(each.pick(rungs[name]).storage_bits for name, each in ladders.items())
     return bits / sum(each.shape[0] * each.shape[1] for each in ladders.values())
 
 
@@ -27,44 +27,54 @@ def stored(ladders: dict[str, Ladder], points: dict[str, Tensor]) -> float:
 def test_the_budget_is_met_and_used(base: str, above: float) -> None:
     ladders = {"a": ladder(40, 128, base=base), "b": ladder(24, 256, seed=1, base=base)}
     budget = formats.get(base).bits + 0.1 + above
-    points, spent = allocation.by_bits(ladders, {"a": 1.0, "b": 0.1}, budget, per_layer=False)
+    rungs, spent = allocation.by_bits(ladders, {"a": 1.0, "b": 0.1}, budget, per_layer=False)
     assert spent <= budget
     assert spent > budget - 0.2
-    assert stored(ladders, points) <= budget + 1e-9
+    assert stored(ladders, rungs) <= budget + 1e-9
 
 
 def test_the_site_with_the_larger_effect_comes_first() -> None:
     ladders = {"a": ladder(40, 128), "b": ladder(40, 128)}
-    points, _ = allocation.by_bits(ladders, {"a": 1.0, "b": 1e-6}, 5.0, per_layer=False)
-    assert points["a"].float().mean() > points["b"].float().mean()
+    rungs, _ = allocation.by_bits(ladders, {"a": 1.0, "b": 1e-6}, 5.0, per_layer=False)
+    assert rungs["a"].float().mean() > rungs["b"].float().mean()
 
 
 def test_the_row_with_the_larger_error_comes_first() -> None:
     scale = torch.ones(40, 1)
     scale[7] = 50.0
-    points, _ = allocation.by_bits({"a": ladder(40, 128, scale=scale)}, {"a": 1.0}, 4.3, per_layer=False)
-    assert points["a"][7] == 2
-    assert (points["a"] == 1).any()
+    rungs, _ = allocation.by_bits({"a": ladder(40, 128, scale=scale)}, {"a": 1.0}, 4.3, per_layer=False)
+    assert rungs["a"][7] > 0
+    assert (rungs["a"] == 0).any()
 
 
 def test_per_layer_moves_layers_whole() -> None:
     ladders = {name: ladder(16, 64, seed=k) for k, name in enumerate("abcd")}
-    points, _ = allocation.by_bits(ladders, dict.fromkeys(ladders, 1.0), 6.5, per_layer=True)
-    assert all(len(each.unique()) == 1 for each in points.values())
-    assert len({int(each[0]) for each in points.values()}) == 2
+    rungs, _ = allocation.by_bits(ladders, dict.fromkeys(ladders, 1.0), 6.5, per_layer=True)
+    assert all(len(each.unique()) == 1 for each in rungs.values())
+    assert len({int(each[0]) for each in rungs.values()}) == 2
+
+
+def test_rungs_that_a_larger_one_beats_per_bit_are_skipped() -> None:
+    method = Multipoint(formats.get("int4"), rounding="nearest", last=formats.get("int2"))
+    found = method.ladder(torch.randn(1, 8, 64), Curvature.unknown(1, 64))
+    assert len(found.rungs) == 3
+    useless = Ladder(found.rungs, found.error[[0, 0, 2]], found.power)
+    assert set(allocation.by_bits({"a": useless}, {"a": 1.0}, 6.5, per_layer=False)[0]["a"].tolist()) == {0, 2}
+    perfect = Ladder(found.rungs, found.error[[0, 2, 2]], found.power)
+    assert set(allocation.by_bits({"a": perfect}, {"a": 1.0}, 9.0, per_layer=False)[0]["a"].tolist()) == {1}
 
 
 def test_rows_of_zeros_get_no_points() -> None:
     scale = torch.ones(40, 1)
     scale[:30] = 0
-    points, _ = allocation.by_bits({"a": ladder(40, 64, scale=scale)}, {"a": 1.0}, 8.0, per_layer=False)
-    assert (points["a"][:30] == 1).all()
-    assert (points["a"][30:] == 2).all()
+    rungs, _ = allocation.by_bits({"a": ladder(40, 64, scale=scale)}, {"a": 1.0}, 8.0, per_layer=False)
+    assert (rungs["a"][:30] == 0).all()
+    assert (rungs["a"][30:] == 1).all()
 
 
 def test_more_bits_than_everything_takes() -> None:
-    points, spent = allocation.by_bits({"a": ladder(40, 64)}, {"a": 1.0}, 32.0, per_layer=False)
-    assert (points["a"] == 2).all()
+    rungs, spent = allocation.by_bits({"a": ladder(40, 64)}, {"a": 1.0}, 32.0, per_layer=False)
+    assert (rungs["a"] == 1).all()
     assert spent < 10
 
 
@@ -74,20 +84,20 @@ def test_less_bits_than_one_point_takes() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-3])
-def test_tolerance_is_the_fewest_points_that_hold_it(tolerance: float) -> None:
+def test_tolerance_is_the_fewest_rungs_that_hold_it(tolerance: float) -> None:
     found = ladder(40, 64, base="int2")
-    points = allocation.by_tolerance({"a": found}, tolerance, per_layer=False)["a"]
-    for row, count in enumerate(points.tolist()):
-        assert found.error[count - 1, row] <= tolerance * found.power[row]
-        assert count == 1 or found.error[count - 2, row] > tolerance * found.power[row]
+    rungs = allocation.by_tolerance({"a": found}, tolerance, per_layer=False)["a"]
+    for row, rung in enumerate(rungs.tolist()):
+        assert found.error[rung, row] <= tolerance * found.power[row]
+        assert rung == 0 or found.error[rung - 1, row] > tolerance * found.power[row]
 
 
 def test_tolerance_per_layer() -> None:
-    points = allocation.by_tolerance({"a": ladder(40, 64)}, 1e-3, per_layer=True)["a"]
-    assert (points == 2).all()
+    rungs = allocation.by_tolerance({"a": ladder(40, 64)}, 1e-3, per_layer=True)["a"]
+    assert (rungs == 1).all()
 
 
 def test_a_number_is_capped_at_what_fits() -> None:
-    points = allocation.by_number({"a": ladder(4, 64), "b": ladder(4, 64, base="int2")}, 4)
-    assert int(points["a"].max()) == 2
-    assert int(points["b"].max()) == 4
+    rungs = allocation.all_on({"a": ladder(4, 64), "b": ladder(4, 64, base="int2")}, 3)
+    assert rungs["a"].tolist() == [1] * 4
+    assert rungs["b"].tolist() == [3] * 4

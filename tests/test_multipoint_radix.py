@@ -33,37 +33,50 @@ def decibels(weight: Tensor, approximation: Tensor) -> float:
     return float(10 * torch.log10((weight**2).sum() / ((weight - approximation) ** 2).sum()))
 
 
+def systems(base: str, *, portable: bool = False) -> dict[str, int]:
+    """The limit of every sum of points that a row of this base can be."""
+    method = Multipoint(formats.get(base), portable=portable, last=formats.get("int2"))
+    return {"+".join(fmt.name for fmt in sums): radix.limit for sums, radix in method.sums().items()}
+
+
 @pytest.mark.parametrize(
     ("name", "limits"), [("int4", [7, 112]), ("int3", [3, 24]), ("int2", [1, 4, 13, 40, 121]), ("int8", [127])]
 )
 def test_limits_of_the_base_formats(name: str, limits: list[int]) -> None:
-    radix = Radix.of(int(formats.get(name).max))
-    assert [radix.limit(n + 1) for n in range(radix.most_points)] == limits
+    base = Multipoint(formats.get(name))
+    assert [radix.limit for radix in base.sums().values()] == limits
+    assert base.most_points == len(limits)
+    assert Multipoint(formats.get(name), last=formats.get("int2")).most_points == len(limits)
 
 
-def test_portable_weights_stay_below_64() -> None:
-    for name in (*FORMATS, "int8"):
-        radix = Radix.of(int(formats.get(name).max), portable=True)
-        assert radix.limit(radix.most_points) <= 63
-    assert Radix.of(7, portable=True).limit(2) == 63
+def test_a_last_point_of_two_bits_gives_sizes_in_between() -> None:
+    assert systems("int4") == {"int4": 7, "int4+int2": 22, "int4+int4": 112}
+    assert systems("int3") == {"int3": 3, "int3+int2": 10, "int3+int3": 24, "int3+int3+int2": 73}
+    assert list(systems("int2").values()) == [1, 4, 13, 40, 121]
+    assert systems("int8") == {"int8": 127}
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "int8"])
+def test_portable_weights_stay_below_64(name: str) -> None:
+    assert max(systems(name, portable=True).values()) <= 63
+    assert systems("int4", portable=True) == {"int4": 7, "int4+int2": 22, "int4+int4": 63}
 
 
 @pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("name", FORMATS)
 def test_digits_give_every_integer_back(name: str, *, portable: bool) -> None:
-    radix = Radix.of(int(formats.get(name).max), portable=portable)
-    for points in range(1, radix.most_points + 1):
-        limit = radix.limit(points)
-        integers = torch.arange(-limit, limit + 1).float()
-        planes = radix.digits(integers, points)
-        assert all(plane.abs().max() <= radix.digit for plane in planes)
-        total = sum(plane * radix.ratio ** (points - 1 - k) for k, plane in enumerate(planes))
-        assert torch.equal(total, integers)
+    method = Multipoint(formats.get(name), portable=portable, last=formats.get("int2"))
+    for sums, radix in method.sums().items():
+        integers = torch.arange(-radix.limit, radix.limit + 1).float()
+        planes = radix.split(integers)
+        for plane, fmt in zip(planes, sums, strict=True):
+            assert set(plane.tolist()) <= set(fmt.values)
+        assert torch.equal(sum(plane * worth for plane, worth in zip(planes, radix.worths, strict=True)), integers)
 
 
 def test_digits_refuse_what_does_not_fit() -> None:
     with pytest.raises(OptionError, match="add points"):
-        Radix.of(7).digits(torch.tensor([113.0]), 2)
+        Radix.of([7, 7]).split(torch.tensor([113.0]))
 
 
 @pytest.mark.parametrize(("limit", "least", "most"), [(112, 40.9, 41.9), (127, 41.9, 42.9)])
@@ -137,15 +150,15 @@ def awkward() -> dict[str, tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_awkward_weights_and_inputs(case: str, name: str) -> None:
     weight, x = awkward()[case]
-    ladder = Multipoint(formats.get(name)).ladder(weight, curvature(x))
+    ladder = Multipoint(formats.get(name), last=formats.get("int2")).ladder(weight, curvature(x))
     assert ladder.error.isfinite().all()
-    for points in range(1, ladder.most_points + 1):
-        made = ladder.pick(torch.full((6,), points))
-        assert made.integer_ratio() is not None
+    for rung in (*(ladder.all_on(n) for n in range(len(ladder.rungs))), torch.arange(6) % len(ladder.rungs)):
+        made = ladder.pick(rung)
+        assert made.integer_ratios() is not None
         dense = made.dequantize()
         assert dense.isfinite().all()
         assert (dense[weight[0].abs().amax(1) == 0] == 0).all()
-    finest = (weight[0] - ladder.pick(torch.full((6,), ladder.most_points)).dequantize()).abs().amax(1)
+    finest = (weight[0] - ladder.pick(ladder.all_on(99)).dequantize()).abs().amax(1)
     assert (finest <= 0.2 * weight[0].abs().amax(1)).all()
 
 

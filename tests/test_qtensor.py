@@ -21,19 +21,17 @@ INT4, INT3, INT2 = (formats.get(name) for name in ("int4", "int3", "int2"))
 def radix_tensor(seed: int, shape: tuple[int, int], fmt: formats.Format, most: int) -> tuple[QTensor, Tensor, Tensor]:
     """A tensor of 1 to `most` points per row, its integers and its scales."""
     generator = torch.Generator().manual_seed(seed)
-    system = Radix.of(int(fmt.max))
     points = torch.randint(1, most + 1, (shape[0],), generator=generator)
-    limits = torch.tensor([system.limit(int(n)) for n in points])
+    systems = [Radix.of([int(fmt.max)] * int(n)) for n in points]
+    limits = torch.tensor([system.limit for system in systems])
     integers = (torch.rand(shape, generator=generator) * (2 * limits + 1)[:, None]).floor() - limits[:, None]
     scale = (torch.rand(shape[0], generator=generator) + 0.01).bfloat16().float()
     terms = []
-    for k in range(most):
+    for k in range(int(points.max())):
         rows = (points > k).nonzero()[:, 0]
-        planes = torch.stack([system.digits(integers[row], int(points[row]))[k] for row in rows.tolist()])
-        ratio = system.ratio ** (points[rows] - 1 - k)
-        terms.append(Term(planes.to(torch.int8), scale[rows] * ratio, fmt, None if k == 0 else rows))
-        if not (points > k + 1).any():
-            break
+        planes = torch.stack([systems[row].split(integers[row])[k] for row in rows.tolist()])
+        worth = torch.tensor([systems[row].worths[k] for row in rows.tolist()])
+        terms.append(Term(planes.to(torch.int8), scale[rows] * worth, fmt, None if k == 0 else rows))
     return QTensor(tuple(terms), shape), integers.long(), scale
 
 
@@ -41,8 +39,7 @@ def radix_tensor(seed: int, shape: tuple[int, int], fmt: formats.Format, most: i
 def test_radix_points_are_one_scale_times_integers(seed: int, kind: tuple[formats.Format, int]) -> None:
     fmt, most = kind
     tensor, integers, scale = radix_tensor(seed, (5, 3), fmt, most)
-    several = len(tensor.terms) > 1
-    assert tensor.integer_ratio() == (2 * int(fmt.max) + 1 if several else 1)
+    assert tensor.integer_ratios() == (1, *[2 * int(fmt.max) + 1] * (len(tensor.terms) - 1))
     assert torch.equal(tensor.integers(), integers)
     assert torch.equal(tensor.finest_scale(), scale)
     assert torch.equal(tensor.dequantize(), scale[:, None] * integers.float())
@@ -73,7 +70,7 @@ def test_free_scales_are_all_stored(stored: torch.dtype, bits: int) -> None:
     found = greedy_rows(rows, 3, 2, stored=stored)
     terms = tuple(Term(point.integers, point.scale.float(), INT3) for point in found)
     tensor = QTensor(terms, (8, 16))
-    assert tensor.integer_ratio() is None
+    assert tensor.integer_ratios() is None
     assert tensor.storage_bits == 2 * (8 * 16 * 3 + 8 * bits)
     expected = sum((point.dequantized() for point in found), torch.zeros(8, 16, dtype=torch.float64))
     assert torch.equal(tensor.dequantize(), expected.float())
@@ -108,14 +105,31 @@ def test_a_ratio_is_an_integer_and_the_same_in_every_row(
     coarse: list[float], fine: list[float], ratio: int | None
 ) -> None:
     terms = tuple(Term(torch.ones(2, 1), torch.tensor(scale), INT4) for scale in (coarse, fine))
-    assert QTensor(terms, (2, 1)).integer_ratio() == ratio
+    assert QTensor(terms, (2, 1)).integer_ratios() == (None if ratio is None else (1, ratio))
 
 
-def test_a_point_without_the_one_before_it_has_no_ratio() -> None:
+def test_rows_may_end_in_different_formats() -> None:
+    """Ratio 3 to a last point of int2, 15 to one of int4; 40 + 10 planes, 2 x 8 indices, 4 x 8 scales."""
+    two, four = torch.tensor([2]), torch.tensor([0])
+    first = Term(torch.full((4, 2), 2.0), torch.tensor([15.0, 1.0, 3.0, 1.0]), INT4)
+    terms = (
+        first,
+        Term(torch.ones(1, 2), torch.ones(1), INT2, two),
+        Term(-torch.ones(1, 2), torch.ones(1), INT4, four),
+    )
+    tensor = QTensor(terms, (4, 2))
+    assert tensor.integer_ratios() == (1, 3, 15)
+    assert tensor.integers()[:, 0].tolist() == [29, 2, 7, 2]
+    assert tensor.points.tolist() == [2, 1, 2, 1]
+    assert tensor.mixes == {"int4+int4": 1, "int4": 2, "int4+int2": 1}
+    assert tensor.storage_bits == 4 * 2 * 4 + 2 * 2 + 2 * 4 + 2 * 8 + 4 * 8
+
+
+def test_terms_of_separate_rows_need_no_ratio() -> None:
     one, other = torch.tensor([0]), torch.tensor([1])
     terms = (Term(torch.ones(1, 1), torch.ones(1), INT4, one), Term(torch.ones(1, 1), torch.ones(1), INT4, other))
     tensor = QTensor(terms, (3, 1))
-    assert tensor.integer_ratio() is None
+    assert tensor.integer_ratios() == (1, 1)
     assert tensor.points.tolist() == [1, 1, 0]
     assert tensor.dequantize().tolist() == [[1.0], [1.0], [0.0]]
 

@@ -14,7 +14,10 @@ from ptq.report import render, to_json
 from ptq.report.model import AccuracyReport, FileReport, LayerReport, Report, SourceReport
 from ptq.report.verdict import warnings_of
 
-LAYER = LayerReport("conv", "Conv", (8, 3, 3, 3), "int4", (6, 2), 5.0, 135, 20.0, 22.0, "static", "QLinearConv", True)
+MIXES = {"int4": 6, "int4+int2": 2}
+LAYER = LayerReport(
+    "conv", "Conv", (8, 3, 3, 3), "int4", (6, 2), MIXES, 5.0, 135, 20.0, 22.0, "static", "QLinearConv", True
+)
 GOOD = Report(
     source=SourceReport("net.onnx", "ONNX", 1, 216, "0" * 64),
     output="out.onnx",

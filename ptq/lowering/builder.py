@@ -28,6 +28,11 @@ class Builder:
         self._anchor = anchor
         self._prefix = prefix
 
+    @property
+    def opset(self) -> int:
+        """Of the standard operators."""
+        return self._graph.opset_imports[""]
+
     def constant(self, name: str, array: np.ndarray, stored: str | None = None) -> ir.Value:
         """An initializer, once per name; `stored` is an ONNX type that numpy lacks. Rank 0 stays rank 0.
 

@@ -24,6 +24,8 @@ from ptq.ranges import ActivationRange
 SITE_KEY, REASON_KEY, EXECUTION_KEY = "ptq.site", "ptq.float", "ptq.execution"
 """Metadata of the nodes of a written file: the site that a node computes, and why it does so in float."""
 
+_ORIGIN_KEYS = ("namespace", "pkg.torch", "pkg.onnxscript")
+
 
 class Execution(Enum):
     """How a site computes."""
@@ -60,6 +62,7 @@ def lower(model: Model, sites: Mapping[str, SiteLowering], ranges: Mapping[str, 
     """A copy of the model with its sites lowered; `ranges` has the tensors that `find_activations` observes."""
     copy = model.graph.clone()
     graph = copy.graph
+    _raise_opset(copy, sites)
     nodes = {str(node.name): node for node in graph}
     static = {u.node for s in model.sites if sites[s.name].execution is Execution.STATIC for u in s.uses}
     quantized = Quantizers(graph, find_activations(graph, static), ranges).insert() if static else {}
@@ -67,8 +70,8 @@ def lower(model: Model, sites: Mapping[str, SiteLowering], ranges: Mapping[str, 
     for site in model.sites:
         _lower_site(graph, site, [nodes[u.node] for u in site.uses], sites[site.name], quantized, dynamic)
     passes.RemoveUnusedNodesPass()(copy)
+    _forget_origin(graph)
     _drop_unused(graph)
-    _raise_opset(copy, sites)
     return Model(copy)
 
 
@@ -99,7 +102,7 @@ def _lower_site(
         for node in nodes:
             _dynamic(graph, node, site, turned, weight, dynamic)
     else:
-        zero = _zeros(graph, site.rows)
+        zero = _zeros(builder, site.rows)
         value = builder.call("DequantizeLinear", weight.integers, weight.scale, zero, name="weight", axis=0)
         for node, use in zip(nodes, site.uses, strict=True):
             if site.op == CONV:
@@ -130,7 +133,7 @@ def _dynamic(
             "DynamicQuantizeLinear", data, name="quantize", outputs=3
         )
     integers, scale, zero_point = cache[str(data.name)].outputs
-    zero = _zeros(graph, site.rows)
+    zero = _zeros(builder, site.rows)
     product = builder.node("MatMulInteger", integers, turned, zero_point, zero, name="product")
     product.metadata_props.update(_marks(node))
     numbers = builder.cast(product.outputs[0], ir.DataType.FLOAT, "numbers")
@@ -202,21 +205,25 @@ def _drop_unused(graph: ir.Graph) -> None:
             del graph.initializers[name]
 
 
+def _forget_origin(graph: ir.Graph) -> None:
+    """Remove what torch's exporter noted on nodes: stack traces, with paths of the machine that the model came from."""
+    for node in graph.all_nodes():
+        for key in [key for key in node.metadata_props if key.startswith(_ORIGIN_KEYS)]:
+            del node.metadata_props[key]
+
+
 def _raise_opset(model: ir.Model, sites: Mapping[str, SiteLowering]) -> None:
-    """The opset that the formats need; operators of the prepared graph mean the same from 21 to 25."""
+    """The opset that the base formats need; operators of the prepared graph mean the same from 21 to 25."""
     weights = [how.weight for how in sites.values() if how.weight is not None]
-    narrow = any(term.format.bits < 4 for weight in weights for term in weight.terms)
+    narrow = any(weight.terms[0].format.bits < 4 for weight in weights)
     opset = max(model.opset_imports[""], 25 if narrow else TARGET_OPSET)
     model.opset_imports[""] = opset
     model.ir_version = ir_version(opset)
 
 
-def _zeros(graph: ir.Graph, count: int) -> ir.Value:
+def _zeros(builder: Builder, count: int) -> ir.Value:
     """The zero points of symmetric weights, which fusions insist on; one vector serves all sites of its length."""
-    name = f"ptq/zeros.{count}"
-    if name not in graph.initializers:
-        graph.register_initializer(ir.Value(name=name, const_value=ir.tensor(np.zeros(count, np.int8), name=name)))
-    return graph.initializers[name]
+    return builder.shared(f"zeros.{count}", np.zeros(count, np.int8))
 
 
 def _marks(node: ir.Node) -> dict[str, str]:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from ptq import formats
 from ptq.lowering.builder import Builder
 from ptq.model.graph import Model
 from ptq.qtensor import QTensor, Term
@@ -20,7 +21,10 @@ from ptq.scales import LOGARITHMIC, Coded, coded, fits_bfloat16
 
 INT8_MAX = 127
 _SPLIT_BITS = 3
-"""Three bits have no ONNX type: they are stored as a plane of INT2 and one of single bits."""
+"""Three bits have no ONNX type: they are stored as two bits and one."""
+
+_INT2 = formats.get("int2")
+"""The one type here that came to ONNX later than the opset files are written in."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,13 @@ class Int8Weight:
 
 def int8_weight(builder: Builder, weight: QTensor, shape: tuple[int, ...]) -> Int8Weight:
     """Nodes for a weight; `shape` is that of the rows in the graph, `(out, …)`."""
-    ratio = weight.integer_ratio()
-    if ratio is None:
+    ratios = weight.integer_ratios()
+    if ratios is None:
         return _regridded(builder, weight, shape)
     total: ir.Value | None = None
-    for k, term in enumerate(weight.terms):
-        plane = _plane(builder, term, shape, k + 1)
-        total = plane if total is None else _horner(builder, total, plane, term, ratio, k + 1)
+    for number, (term, ratio) in enumerate(zip(weight.terms, ratios, strict=True), 1):
+        plane = _plane(builder, term, shape, number)
+        total = plane if total is None else _horner(builder, total, plane, term, ratio, number)
     if total is None:
         raise AssertionError
     scale = _scale(builder, weight.finest_scale(), "scale")
@@ -57,7 +61,7 @@ def regrid(weight: QTensor) -> tuple[Tensor, Tensor]:
 
 def _horner(builder: Builder, total: ir.Value, plane: ir.Value, term: Term, ratio: int, number: int) -> ir.Value:
     """`total * ratio + plane` for the rows of the term, in int8."""
-    step = builder.constant(f"ratio{number}", np.array(ratio, np.int8))
+    step = builder.shared(f"ratio.{ratio}", np.array(ratio, np.int8))
     if term.rows is None:
         return builder.call("Add", builder.call("Mul", total, step, name=f"shift{number}"), plane, name=f"sum{number}")
     rows = _rows(builder, term.rows, number)
@@ -78,32 +82,37 @@ def _plane(builder: Builder, term: Term, shape: tuple[int, ...], number: int) ->
     """The values of a term as int8 `(rows, …)`."""
     values = term.values.numpy().reshape(len(term.values), *shape[1:])
     if term.format.bits == _SPLIT_BITS:
-        return _split_plane(builder, values, number)
+        high = np.floor_divide(values, 2)
+        doubled = builder.call("Add", *[_two_bits(builder, high, f"{number}.high")] * 2, name=f"double{number}")
+        low = _fields(builder, values - 2 * high, 1, 0, f"{number}.low")
+        return builder.call("Add", doubled, low, name=f"point{number}")
+    if term.format is _INT2:
+        return _two_bits(builder, values, str(number))
     stored = builder.constant(f"plane{number}", values, None if term.format.onnx == "INT8" else term.format.onnx)
     return stored if term.format.onnx == "INT8" else builder.cast(stored, ir.DataType.INT8, f"point{number}")
 
 
-def _split_plane(builder: Builder, values: np.ndarray, number: int) -> ir.Value:
-    """Three bits as `2 a + b`: `a` in INT2, the bits `b` packed, eight a byte, the lowest first."""
-    high = np.floor_divide(values, 2)
-    packed = np.packbits((values - 2 * high).astype(np.uint8).reshape(-1), bitorder="little")[:, None]
-    upper = builder.cast(builder.constant(f"plane{number}.high", high, "INT2"), ir.DataType.INT8, f"high{number}")
-    shifts = builder.constant(f"shifts{number}", np.arange(8, dtype=np.uint8)[None])
-    bits = builder.call(
-        "BitShift", builder.constant(f"plane{number}.low", packed), shifts, name=f"bits{number}", direction="RIGHT"
-    )
-    lowest = builder.call(
-        "BitwiseAnd", bits, builder.constant(f"one{number}", np.array(1, np.uint8)), name=f"bit{number}"
-    )
-    flat = builder.call("Reshape", lowest, builder.constant(f"flat{number}", np.array([-1])), name=f"run{number}")
-    begin, end = (builder.constant(f"{n}{number}", np.array([v])) for n, v in (("begin", 0), ("end", values.size)))
-    exact = builder.call("Slice", flat, begin, end, name=f"exact{number}")
-    shaped = builder.call(
-        "Reshape", exact, builder.constant(f"shape{number}", np.array(values.shape)), name=f"low.u8{number}"
-    )
-    lower = builder.cast(shaped, ir.DataType.INT8, f"low{number}")
-    doubled = builder.call("Add", upper, upper, name=f"double{number}")
-    return builder.call("Add", doubled, lower, name=f"point{number}")
+def _two_bits(builder: Builder, values: np.ndarray, name: str) -> ir.Value:
+    """Integers from -2 to 1 as int8: stored as INT2 where the opset has it, else packed in bytes."""
+    if _INT2.least_opset is not None and builder.opset >= _INT2.least_opset:
+        return builder.cast(builder.constant(f"plane{name}", values, "INT2"), ir.DataType.INT8, f"point{name}")
+    return _fields(builder, values, _INT2.bits, -2, name)
+
+
+def _fields(builder: Builder, values: np.ndarray, bits: int, least: int, name: str) -> ir.Value:
+    """Integers from `least` up as int8, packed in bytes, the first lowest; a table says what a byte holds."""
+    shifts = np.arange(0, 8, bits)
+    each = len(shifts)
+    codes = np.pad((values - least).astype(np.uint8).reshape(-1), (0, -values.size % each)).reshape(-1, each)
+    packed = builder.constant(f"plane{name}", np.bitwise_or.reduce(codes << shifts, axis=1).astype(np.uint8))
+    held = (np.arange(256)[:, None] >> shifts & ((1 << bits) - 1)) + least
+    table = builder.shared(f"fields.{bits}", held.astype(np.int8))
+    run = builder.call("Gather", table, builder.cast(packed, ir.DataType.INT32, f"bytes{name}"), name=f"fields{name}")
+    if codes.size > values.size:
+        flat = builder.call("Reshape", run, builder.shared("flat", np.array([-1])), name=f"run{name}")
+        begin, end = builder.shared("begin", np.array([0])), builder.constant(f"end{name}", np.array([values.size]))
+        run = builder.call("Slice", flat, begin, end, name=f"exact{name}")
+    return builder.call("Reshape", run, builder.constant(f"shape{name}", np.array(values.shape)), name=f"point{name}")
 
 
 def _regridded(builder: Builder, weight: QTensor, shape: tuple[int, ...]) -> Int8Weight:
@@ -151,7 +160,7 @@ def _decoded(builder: Builder, short: Coded, name: str) -> ir.Value:
 
 def stored_weight(weight: QTensor) -> Tensor:
     """The weight `(out, in)` that the written file computes with."""
-    return weight.dequantize() if weight.integer_ratio() is not None else regrid(weight)[1]
+    return weight.dequantize() if weight.integer_ratios() is not None else regrid(weight)[1]
 
 
 def stored_bytes(model: Model, site: str) -> int:

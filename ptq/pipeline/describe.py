@@ -115,12 +115,13 @@ def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
         "note": made.plan.reasons.get(site.name) or (None if kernel is None else kernel.reason),
     }
     if done is None:
-        return LayerReport(format="float32", points=(), weight_sqnr_db=None, output_sqnr_db=None, **common)
+        return LayerReport(format="float32", points=(), mixes={}, weight_sqnr_db=None, output_sqnr_db=None, **common)
     weight = torch.from_numpy(made.model.matrix(site).copy())
     noise = (stored_weight(done.weight) - weight).double().square().sum()
     return LayerReport(
         format=done.weight.terms[0].format.name,
         points=tuple(torch.bincount(done.weight.points)[1:].tolist()),
+        mixes=done.weight.mixes,
         weight_sqnr_db=_decibel(float(weight.double().square().sum()), float(noise)),
         output_sqnr_db=_decibel(done.power, done.error) if made.data is not None else None,
         **common,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calibration.batch import Batch
 from ptq import allocation, formats
-from ptq.allocation import Points
+from ptq.allocation import Rungs
 from ptq.ladder import Ladder
 from ptq.lowering import Execution, execution
 from ptq.methods.multipoint import Curvature
@@ -45,13 +45,13 @@ class _Solved:
     mean: Tensor | None
     """Mean input `(groups, in)`, when the site has a bias of its own that can take up the mean error."""
 
-    def pick(self, points: Tensor) -> SiteWeights:
-        weight = self.ladder.pick(points)
+    def pick(self, rung: Tensor) -> SiteWeights:
+        weight = self.ladder.pick(rung)
         shift = None
         if self.mean is not None:
             residual = (self.matrix - weight.dequantize()).reshape(self.mean.shape[0], -1, self.mean.shape[1])
             shift = (residual.double() @ self.mean[:, :, None]).reshape(-1).float().numpy()
-        error = self.ladder.error.gather(0, points[None] - 1).double().sum()
+        error = self.ladder.error.gather(0, rung[None]).double().sum()
         return SiteWeights(weight, shift, float(error), float(self.ladder.power.double().sum()))
 
 
@@ -65,8 +65,8 @@ def quantize_weights(
         for site in chosen:
             solved[site.name] = _solve(model, plan, site, statistics)
             advance()
-    points = _allocate(model, plan, solved, batches, stages)
-    return {name: found.pick(points[name]) for name, found in solved.items()}
+    rungs = _allocate(model, plan, solved, batches, stages)
+    return {name: found.pick(rungs[name]) for name, found in solved.items()}
 
 
 def _solve(model: Model, plan: Plan, site: Site, statistics: Statistics | None) -> _Solved:
@@ -78,12 +78,12 @@ def _solve(model: Model, plan: Plan, site: Site, statistics: Statistics | None) 
     most = plan.recipe.points
     if statistics is None:
         curvature = Curvature.unknown(site.groups, site.columns)
-        return _Solved(site, method.ladder(weight, curvature, most_points=most), matrix, None)
+        return _Solved(site, method.ladder(weight, curvature, points=most), matrix, None)
     moment = statistics.moments[site.name]
     own_bias = has_own_bias(model, site)
     curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count)
     least = _least_scale(model, plan, site, statistics)
-    ladder = method.ladder(weight, curvature, most_points=most, least_scale=least)
+    ladder = method.ladder(weight, curvature, points=most, least_scale=least)
     return _Solved(site, ladder, matrix, moment.mean if own_bias else None)
 
 
@@ -108,23 +108,23 @@ def _least_scale(model: Model, plan: Plan, site: Site, statistics: Statistics) -
 
 def _allocate(
     model: Model, plan: Plan, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages
-) -> Points:
+) -> Rungs:
     recipe = plan.recipe
     ladders = {name: found.ladder for name, found in solved.items()}
-    fixed = {name: ladder for name, ladder in ladders.items() if ladder.most_points == 1}
+    fixed = {name: ladder for name, ladder in ladders.items() if len(ladder.rungs) == 1}
     free = {name: ladder for name, ladder in ladders.items() if name not in fixed}
-    points = allocation.by_number(fixed, 1)
+    rungs = allocation.all_on(fixed, 0)
     per_layer = recipe.per == "layer"
     if recipe.points is not None:
-        return points | allocation.by_number(free, recipe.points)
+        return rungs | allocation.all_on(free, recipe.points - 1)
     if recipe.tolerance is not None:
-        return points | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
+        return rungs | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
     effects = _effects(model, {name: solved[name] for name in free}, batches, stages)
-    return points | allocation.by_bits(free, effects, plan.budget, per_layer=per_layer)[0]
+    return rungs | allocation.by_bits(free, effects, plan.budget, per_layer=per_layer)[0]
 
 
 def _effects(model: Model, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages) -> dict[str, float]:
-    """What each site with one point does to the output; without data, to its own output."""
+    """What each site on its lowest rung does to the output; without data, to its own output."""
     if not batches:
         totals = {name: (found.ladder.error[0].sum(), found.ladder.power.sum()) for name, found in solved.items()}
         return {name: float(error / power) if power > 0 else 0.0 for name, (error, power) in totals.items()}
@@ -134,9 +134,9 @@ def _effects(model: Model, solved: Mapping[str, _Solved], batches: Sequence[Batc
 
 
 def _change(model: Model, solved: _Solved) -> dict[str, np.ndarray]:
-    """The initializers of the model when one site has one point everywhere."""
+    """The initializers of the model when one site is on its lowest rung."""
     site = solved.site
-    alone = solved.pick(torch.ones(site.rows, dtype=torch.int64))
+    alone = solved.pick(solved.ladder.all_on(0))
     arrays = {site.weight: site.tensor(alone.weight.dequantize().numpy())}
     bias = site.uses[0].bias
     if alone.bias_shift is not None and bias is not None:

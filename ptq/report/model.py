@@ -12,13 +12,17 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One site: how it is stored, `points` being the number of rows with 1, 2, … points, and how it runs."""
+    """One site: how it is stored, and how it runs.
+
+    `points` has the number of rows with 1, 2, … points, `mixes` those of each sum of formats, such as "int4+int2".
+    """
 
     site: str
     op: str
     shape: tuple[int, ...]
     format: str
     points: tuple[int, ...]
+    mixes: Mapping[str, int]
     bits_per_weight: float
     bytes: int
     weight_sqnr_db: float | None
@@ -99,10 +103,9 @@ class Report:
         return tuple(layer for layer in self.layers if layer.execution != "float")
 
     @property
-    def points(self) -> tuple[int, ...]:
-        """Rows of all layers with 1, 2, … points."""
-        most = max((len(layer.points) for layer in self.layers), default=0)
-        return tuple(sum(layer.points[n] for layer in self.layers if n < len(layer.points)) for n in range(most))
+    def mixes(self) -> Mapping[str, int]:
+        """Rows of all layers of each sum of formats, the most frequent first."""
+        return dict(sum((Counter(layer.mixes) for layer in self.layers), Counter[str]()).most_common())
 
     @property
     def kernels(self) -> Mapping[str, int]:

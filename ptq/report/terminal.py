@@ -71,7 +71,7 @@ def _file(report: Report) -> Iterator[Row]:
 
 
 def _layers(report: Report) -> Iterator[Row]:
-    histogram = ", ".join(f"{count:,} with {n}" for n, count in enumerate(report.points, 1) if count)
+    histogram = ", ".join(f"{count:,} {mix}" for mix, count in report.mixes.items())
     points = f"   channels by points: {histogram}" if histogram else ""
     yield "weights", "32 bits", f"{report.bits_per_weight:.2f} bits each{points}"
     integer = sum(layer.integer for layer in report.layers)

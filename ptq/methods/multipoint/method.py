@@ -33,6 +33,8 @@ class Multipoint:
     search: str = "radix"
     rounding: str = "hessian"
     portable: bool = False
+    last: Format | None = None
+    """A narrower format that the last point of a row may have, so that rows can have sizes in between."""
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -49,42 +51,44 @@ class Multipoint:
 
     @property
     def most_points(self) -> int:
-        """How many points a row can have."""
-        return GREEDY_POINTS if self.search in _GREEDY else self._radix.most_points
+        """How many points of the base format a row can have."""
+        sums = [points for points in self.sums() if points[-1] == self.base]
+        return GREEDY_POINTS if self.search in _GREEDY else len(sums)
 
     def ladder(
-        self, weight: Tensor, curvature: Curvature, *, most_points: int | None = None, least_scale: Tensor | None = None
+        self, weight: Tensor, curvature: Curvature, *, points: int | None = None, least_scale: Tensor | None = None
     ) -> Ladder:
-        """Quantize a weight `(groups, rows, in)` with 1 to `most_points` points.
+        """Quantize a weight `(groups, rows, in)` to all sums of points, or to those of up to `points` points.
 
         `least_scale (out,)` bounds the scales of the rows from below, where the arithmetic downstream needs it.
         """
-        points = min(most_points or self.most_points, self.most_points)
         power = curvature.errors(curvature.arranged(weight)).reshape(-1)
-        rungs = self._greedy(weight, points) if self.search in _GREEDY else None
-        if rungs is not None:
+        if self.search in _GREEDY:
+            rungs = self._greedy(weight, min(points or GREEDY_POINTS, GREEDY_POINTS))
             error = torch.stack([self._error(weight, rung, curvature) for rung in rungs])
             return Ladder(rungs, error, power)
+        sums = {formats: radix for formats, radix in self.sums().items() if len(formats) <= (points or len(formats))}
         least = None if least_scale is None else least_scale.reshape(weight.shape[:2])
-        limits = [self._radix.limit(n) for n in range(1, points + 1)]
-        grid = scale_grid(weight, limits, curvature, least)
+        grid = scale_grid(weight, [radix.limit for radix in sums.values()], curvature, least)
         feedback = self.rounding == "hessian"
-        solutions = [solve(weight, limit, curvature, feedback=feedback, grid=grid) for limit in limits]
-        radix_rungs = tuple(self._terms(found, n + 1) for n, found in enumerate(solutions))
-        return Ladder(radix_rungs, torch.stack([found.error.reshape(-1) for found in solutions]), power)
+        found = [solve(weight, radix.limit, curvature, feedback=feedback, grid=grid) for radix in sums.values()]
+        terms = tuple(_terms(each, *one) for each, one in zip(found, sums.items(), strict=True))
+        return Ladder(terms, torch.stack([each.error.reshape(-1) for each in found]), power)
 
-    @property
-    def _radix(self) -> Radix:
-        return Radix.of(int(self.base.max), portable=self.portable)
+    def sums(self) -> dict[tuple[Format, ...], Radix]:
+        """The formats of the points that a row may be a sum of, and their number systems, by size."""
+        sums = {}
+        points: tuple[Format, ...] = (self.base,)
+        while (radix := self._radix(points)).fits(portable=self.portable):
+            sums[points] = radix
+            between = (*points, self.last) if self.last is not None and self.last.bits < self.base.bits else points
+            if (radix := self._radix(between)).fits(portable=self.portable):
+                sums[between] = radix
+            points = (*points, self.base)
+        return sums
 
-    def _terms(self, found: Solution, points: int) -> tuple[Term, ...]:
-        rows = found.integers.flatten(0, 1).float()
-        planes = self._radix.digits(rows, points)
-        scale = found.scale.reshape(-1)
-        ratio = float(self._radix.ratio)
-        return tuple(
-            Term(plane.to(torch.int8), scale * ratio ** (points - 1 - k), self.base) for k, plane in enumerate(planes)
-        )
+    def _radix(self, points: tuple[Format, ...]) -> Radix:
+        return Radix.of([int(fmt.max) for fmt in points], portable=self.portable)
 
     def _greedy(self, weight: Tensor, points: int) -> tuple[tuple[Term, ...], ...]:
         found = greedy_rows(
@@ -97,6 +101,13 @@ class Multipoint:
         approximation = torch.stack([term.values * term.scale[:, None] for term in terms]).sum(0)
         residual = weight - approximation.reshape(weight.shape)
         return curvature.errors(curvature.arranged(residual)).reshape(-1)
+
+
+def _terms(found: Solution, formats: tuple[Format, ...], radix: Radix) -> tuple[Term, ...]:
+    planes = radix.split(found.integers.flatten(0, 1).float())
+    scale = found.scale.reshape(-1)
+    parts = zip(planes, radix.worths, formats, strict=True)
+    return tuple(Term(plane.to(torch.int8), scale * float(worth), fmt) for plane, worth, fmt in parts)
 
 
 def int8(*, portable: bool = False, rounding: str = "hessian") -> Multipoint:

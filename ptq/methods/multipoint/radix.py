@@ -1,11 +1,12 @@
-"""Multipoint with scales in an integer ratio: the sum of the points of a row is one small integer.
+"""Multipoint with scales in integer ratios: the sum of the points of a row is one small integer.
 
-With digits in `-L..L` and the ratio `2L + 1`, `n` points are a balanced number of `n` digits: they reach every
-integer up to `(ratio^n - 1) / 2`, and a row is one scale times integers that an int8 holds.
+With digits in `-L..L` after it, a point is worth `2L + 1` of their steps, so that points are the digits of a balanced
+number: they reach every integer up to a limit, and a row is one scale times integers that an int8 holds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,46 +22,44 @@ _PORTABLE_RATIO = 8
 
 @dataclass(frozen=True)
 class Radix:
-    """A number system: digits `-digit..digit`, each worth `ratio` times the next, sums up to `ceiling`."""
+    """A number system: place `k` has digits `-digits[k]..digits[k]` worth `worths[k]`, the coarsest place first."""
 
-    digit: int
-    ratio: int
-    ceiling: int
+    digits: tuple[int, ...]
+    worths: tuple[int, ...]
 
     @classmethod
-    def of(cls, digit: int, *, portable: bool = False) -> Radix:
-        """The number system of a base format whose largest value is `digit`."""
+    def of(cls, digits: Sequence[int], *, portable: bool = False) -> Radix:
+        """The number system with these largest digits."""
         ceiling = PORTABLE_CEILING if portable else INT8_CEILING
-        digit = min(digit, ceiling)
-        balanced = 2 * digit + 1
-        ratio = min(balanced, _PORTABLE_RATIO) if portable and balanced <= ceiling else balanced
-        return cls(digit, ratio, ceiling)
-
-    def limit(self, points: int) -> int:
-        """The largest sum of so many points; the smallest is its negative."""
-        return self.digit * sum(int(self.ratio**place) for place in range(points))
+        most = _PORTABLE_RATIO if portable else INT8_CEILING
+        capped = [min(digit, ceiling) for digit in digits]
+        worths = [1]
+        for digit in reversed(capped[1:]):
+            worths.insert(0, worths[0] * min(2 * digit + 1, most))
+        return cls(tuple(capped), tuple(worths))
 
     @property
-    def most_points(self) -> int:
-        """How many points fit under the ceiling."""
-        points = 1
-        while self.limit(points + 1) <= self.ceiling:
-            points += 1
-        return points
+    def limit(self) -> int:
+        """The largest sum; the smallest is its negative."""
+        return sum(digit * worth for digit, worth in zip(self.digits, self.worths, strict=True))
 
-    def digits(self, integers: Tensor, points: int) -> list[Tensor]:
-        """Split integers into digits, the most significant first.
+    def fits(self, *, portable: bool) -> bool:
+        """Whether int8 kernels compute with every sum."""
+        return self.limit <= (PORTABLE_CEILING if portable else INT8_CEILING)
+
+    def split(self, integers: Tensor) -> list[Tensor]:
+        """The digits of integers, the coarsest first.
 
         Raises:
-            OptionError: an integer is beyond the limit of so many points.
+            OptionError: an integer is beyond the limit.
 
         """
-        if integers.abs().max() > self.limit(points):
-            largest = int(integers.abs().max())
-            raise OptionError(f"{points} points reach {self.limit(points)}, got {largest}; add points")
+        largest = int(integers.abs().max())
+        if largest > self.limit:
+            raise OptionError(f"{len(self.digits)} points reach {self.limit}, got {largest}; add points")
         rest, planes = integers.clone(), []
-        for place in reversed(range(points)):
-            plane = (rest / self.ratio**place).round().clamp(-self.digit, self.digit)
-            rest -= plane * self.ratio**place
+        for digit, worth in zip(self.digits, self.worths, strict=True):
+            plane = (rest / worth).round().clamp(-digit, digit)
+            rest -= plane * worth
             planes.append(plane)
         return planes
