@@ -29,10 +29,14 @@ _HISTOGRAM_VALUES = 65_536
 
 @dataclass(frozen=True)
 class Statistics:
-    """Ranges by tensor, and the moment of the inputs by site."""
+    """Ranges by tensor, and by site the moment of its inputs: of all samples, and of all but the first few.
+
+    A site is in `apart` only when there were others than the first few.
+    """
 
     ranges: Mapping[str, ActivationRange]
     moments: Mapping[str, Moment]
+    apart: Mapping[str, Moment]
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,27 @@ class _Key:
 
 
 def calibrate(
-    model: Model, sites: Iterable[Site], observed: Iterable[str], rule: str, batches: Iterable[Batch], advance: Advance
+    model: Model,
+    sites: Iterable[Site],
+    observed: Iterable[str],
+    rule: str,
+    batches: Iterable[Batch],
+    advance: Advance = lambda: None,
+    *,
+    reserved: int = 0,
 ) -> Statistics:
-    """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name."""
+    """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name.
+
+    The first `reserved` samples, rounded up to whole batches, are left out of `Statistics.apart`.
+    """
     wanted = {site.name: [_Key(use.input, use.geometry, site.groups) for use in site.uses] for site in sites}
     moments = {key: Moments() for keys in wanted.values() for key in keys}
+    apart = {key: Moments() for key in moments}
     ranges = {name: Range() for name in observed}
     histograms = {name: Histogram() for name in ranges} if rule != "minmax" else {}
     taps = dict.fromkeys([key.input for key in moments] + list(histograms))
     session = Session(with_extremes(model.graph, ranges, list(taps)))
+    samples = 0
     for batch in batches:
         found = dict(zip(session.outputs, session.run(batch.feeds), strict=True)) | dict(batch.feeds)
         for name, seen in ranges.items():
@@ -61,11 +77,15 @@ def calibrate(
             seen.add(float(found[low]), float(found[high]))
         for name, histogram in histograms.items():
             histogram.add(_thinned(found[name]))
-        for key, moment in moments.items():
+        for key, moment in (moments if samples < reserved else apart).items():
             moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
+        samples += batch.size
         advance()
+    others = {name: _merged(apart, keys) for name, keys in wanted.items() if all(apart[key].count for key in keys)}
+    for key, moment in moments.items():
+        moment.merge(apart.pop(key))
     merged = {name: _merged(moments, keys) for name, keys in wanted.items()}
-    return Statistics(_ranges(ranges, histograms, rule), merged)
+    return Statistics(_ranges(ranges, histograms, rule), merged, others)
 
 
 def vectors_of(site: Site, use: Use, x: Tensor) -> Tensor:

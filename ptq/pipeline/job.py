@@ -59,8 +59,9 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     plan = recipe.plan(model.sites, has_data=data is not None)
     executions = _executions(model, plan)
     activations = find_activations(model.graph.graph, _static_nodes(model, executions))
-    statistics = None if data is None else _calibrate(model, plan, activations, data, stages)
-    weights = quantize_weights(model, plan, statistics, _sample(model, data), stages)
+    sample = 0 if data is None else samples_needed(len(model.sites), data.samples)
+    statistics = None if data is None else _calibrate(model, plan, activations, data, sample, stages)
+    weights = quantize_weights(model, plan, statistics, _batches(data, sample), stages)
     with stages.stage("lower"):
         lowered = lower(model, _lowerings(plan, executions, weights), statistics.ranges if statistics else {})
         lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
@@ -96,16 +97,19 @@ def _static_nodes(model: Model, executions: Mapping[str, Execution]) -> set[str]
     return {use.node for site in model.sites if executions[site.name] is Execution.STATIC for use in site.uses}
 
 
-def _calibrate(model: Model, plan: Plan, activations: Activations, data: Dataset, stages: Stages) -> Statistics:
+def _calibrate(
+    model: Model, plan: Plan, activations: Activations, data: Dataset, reserved: int, stages: Stages
+) -> Statistics:
     sites = [site for site in model.sites if plan.methods[site.name] is not None]
     total = None if data.samples is None else -(-data.samples // BATCH)
     with stages.stage("calibrate", total) as advance:
-        return calibrate(model, sites, activations.observed, plan.recipe.range, data.batches(BATCH), advance)
+        batches, rule = data.batches(BATCH), plan.recipe.range
+        return calibrate(model, sites, activations.observed, rule, batches, advance, reserved=reserved)
 
 
-def _sample(model: Model, data: Dataset | None) -> list[Batch]:
-    """A few samples for measuring what each site does to the output."""
-    return [] if data is None else list(data.take(samples_needed(len(model.sites))).batches(BATCH))
+def _batches(data: Dataset | None, samples: int) -> list[Batch]:
+    """The first samples, for measuring what each site does to the output."""
+    return [] if data is None else list(data.take(samples).batches(BATCH))
 
 
 def _lowerings(

@@ -63,27 +63,29 @@ def quantize_weights(
     with stages.stage("quantize", len(chosen)) as advance:
         solved = {}
         for site in chosen:
-            solved[site.name] = _solve(model, plan, site, statistics)
+            solved[site.name] = _solve(model, plan, site, statistics, plan.recipe.points)
             advance()
-    rungs = _allocate(model, plan, solved, batches, stages)
+    rungs = _allocate(model, plan, solved, statistics, batches, stages)
     return {name: found.pick(rungs[name]) for name, found in solved.items()}
 
 
-def _solve(model: Model, plan: Plan, site: Site, statistics: Statistics | None) -> _Solved:
+def _solve(
+    model: Model, plan: Plan, site: Site, statistics: Statistics | None, points: int | None, *, apart: bool = False
+) -> _Solved:
+    """A site with up to `points` points; `apart` from the samples that effects are measured on."""
     method = plan.methods[site.name]
     if method is None:
         raise AssertionError
     matrix = torch.from_numpy(np.array(model.matrix(site), np.float32))
     weight = matrix.reshape(site.groups, -1, site.columns)
-    most = plan.recipe.points
     if statistics is None:
         curvature = Curvature.unknown(site.groups, site.columns)
-        return _Solved(site, method.ladder(weight, curvature, points=most), matrix, None)
-    moment = statistics.moments[site.name]
+        return _Solved(site, method.ladder(weight, curvature, points=points), matrix, None)
+    moment = (statistics.apart if apart else statistics.moments)[site.name]
     own_bias = has_own_bias(model, site)
     curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count)
     least = _least_scale(model, plan, site, statistics)
-    ladder = method.ladder(weight, curvature, points=most, least_scale=least)
+    ladder = method.ladder(weight, curvature, points=points, least_scale=least)
     return _Solved(site, ladder, matrix, moment.mean if own_bias else None)
 
 
@@ -107,7 +109,12 @@ def _least_scale(model: Model, plan: Plan, site: Site, statistics: Statistics) -
 
 
 def _allocate(
-    model: Model, plan: Plan, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages
+    model: Model,
+    plan: Plan,
+    solved: Mapping[str, _Solved],
+    statistics: Statistics | None,
+    batches: Sequence[Batch],
+    stages: Stages,
 ) -> Rungs:
     recipe = plan.recipe
     ladders = {name: found.ladder for name, found in solved.items()}
@@ -119,17 +126,33 @@ def _allocate(
         return rungs | allocation.all_on(free, recipe.points - 1)
     if recipe.tolerance is not None:
         return rungs | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
-    effects = _effects(model, {name: solved[name] for name in free}, batches, stages)
+    effects = _effects(model, plan, {name: solved[name] for name in free}, statistics, batches, stages)
     return rungs | allocation.by_bits(free, effects, plan.budget, per_layer=per_layer)[0]
 
 
-def _effects(model: Model, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages) -> dict[str, float]:
-    """What each site on its lowest rung does to the output; without data, to its own output."""
-    if not batches:
+def _effects(
+    model: Model,
+    plan: Plan,
+    solved: Mapping[str, _Solved],
+    statistics: Statistics | None,
+    batches: Sequence[Batch],
+    stages: Stages,
+) -> dict[str, float]:
+    """What each site on its lowest rung does to the output; without data, to its own output.
+
+    The site is rounded anew for it, without the samples it is measured on, where there are enough of them.
+    """
+    if statistics is None:
         totals = {name: (found.ladder.error[0].sum(), found.ladder.power.sum()) for name, found in solved.items()}
         return {name: float(error / power) if power > 0 else 0.0 for name, (error, power) in totals.items()}
-    changes = ((name, _change(model, found)) for name, found in solved.items())
+
+    def change(name: str) -> dict[str, np.ndarray]:
+        if name not in statistics.apart:
+            return _change(model, solved[name])
+        return _change(model, _solve(model, plan, solved[name].site, statistics, 1, apart=True))
+
     with stages.stage("allocate", len(solved)) as advance:
+        changes = ((name, change(name)) for name in solved)
         return output_effects(model, changes, [batch.feeds for batch in batches], advance)
 
 
