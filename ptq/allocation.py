@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,20 +58,40 @@ def by_bits(
 
     """
     rungs = all_on(ladders, 0)
-    weights = sum(rows * columns for rows, columns in (ladder.shape for ladder in ladders.values()))
-    spent = sum(ladder.pick(rungs[name]).storage_bits for name, ladder in ladders.items())
-    if weights and spent > bits * weights:
+    least = spent = _stored(ladders, rungs)
+    weights = max(sum(rows * columns for rows, columns in (ladder.shape for ladder in ladders.values())), 1)
+    budget = bits * weights
+    if least > budget:
         raise OptionError(
-            f"--bits {bits:g} is below the {spent / weights:.3f} bits per weight that one point everywhere takes, "
-            f"scales included; give at least {_ceil(spent / weights)}, or a narrower base format"
+            f"--bits {bits:g} is below the {least / weights:.3f} bits per weight that one point everywhere takes, "
+            f"scales included; give at least {_ceil(least / weights)}, or a narrower base format"
         )
     steps = [step for name, ladder in ladders.items() for step in _steps(name, ladder, effects[name], per_layer)]
-    for step in sorted(steps, key=lambda s: (-s.merit, s.site, s.rows.start, s.before)):
+    steps.sort(key=lambda s: (-s.merit, s.site, s.rows.start, s.before))
+    spare = budget - least
+    while steps and spare > 0:
+        rungs = _climbed(ladders, steps, spare)
+        spent = _stored(ladders, rungs)
+        if spent <= budget:
+            break
+        spare -= spent - budget
+        rungs, spent = all_on(ladders, 0), least
+    return rungs, spent / weights
+
+
+def _climbed(ladders: Mapping[str, Ladder], steps: Sequence[_Step], spare: float) -> Rungs:
+    """The best steps, in order, as far as the spare bits go."""
+    rungs = all_on(ladders, 0)
+    for step in steps:
         reached = rungs[step.site][step.rows]
-        if spent + step.bits <= bits * weights and int(reached[0]) == step.before:
+        if step.bits <= spare and int(reached[0]) == step.before:
             reached[:] = step.after
-            spent += step.bits
-    return rungs, spent / max(weights, 1)
+            spare -= step.bits
+    return rungs
+
+
+def _stored(ladders: Mapping[str, Ladder], rungs: Rungs) -> int:
+    return sum(ladder.pick(rungs[name]).storage_bits for name, ladder in ladders.items())
 
 
 def _steps(name: str, ladder: Ladder, effect: float, per_layer: bool) -> list[_Step]:  # noqa: FBT001

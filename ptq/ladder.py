@@ -34,12 +34,8 @@ class Ladder:
         return torch.full((self.shape[0],), min(rung, len(self.rungs) - 1))
 
     def row_bits(self, rung: int) -> int:
-        """What a row on a rung costs, when not all rows are there."""
-        if rung == 0:
-            return self.pick(self.all_on(0)).storage_bits // self.shape[0]
-        most = self.all_on(rung)
-        most[:-1] = 0
-        return self.pick(most).storage_bits - self.pick(self.all_on(0)).storage_bits + self.row_bits(0)
+        """What the values of a row on a rung take; scales, and which rows have more points, are extra."""
+        return sum(term.format.bits for term in self.rungs[rung]) * self.shape[1]
 
     def pick(self, rung: Tensor) -> QTensor:
         """The weight with each row on its rung, int64 `(out,)`."""

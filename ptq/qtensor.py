@@ -77,11 +77,11 @@ class QTensor:
 
     @property
     def storage_bits(self) -> int:
-        """All that is stored: the values at the width of their format, scales, and row indices of partial terms."""
+        """All that is stored: the values at the width of their format, scales, and which rows partial terms cover."""
         values = sum(term.values.numel() * term.format.bits for term in self.terms)
-        indices = sum(len(term.rows) for term in self.terms if term.rows is not None) * _index_bits(self.shape[0])
+        which = sum(rows_bits(term.rows, self.shape[0]) for term in self.terms if term.rows is not None)
         scales = [term.scale for term in self.terms] if self.integer_ratios() is None else [self.finest_scale()]
-        return values + indices + sum(storage_bits(scale) for scale in scales)
+        return values + which + sum(storage_bits(scale) for scale in scales)
 
     @property
     def bits_per_weight(self) -> float:
@@ -152,5 +152,11 @@ def _rows(term: Term) -> Tensor | slice:
     return slice(None) if term.rows is None else term.rows
 
 
-def _index_bits(rows: int) -> int:
-    return next(bits for bits in (8, 16, 32) if rows <= 2**bits or bits == 32)
+def rows_bits(rows: Tensor, out: int) -> int:
+    """What it takes to say which rows these are: their indices, or a bit for each of the `out` rows."""
+    return min(len(rows) * index_bits(out), out)
+
+
+def index_bits(out: int) -> int:
+    """The width of a row's index, in whole bytes."""
+    return next(bits for bits in (8, 16, 32) if out <= 2**bits or bits == 32)

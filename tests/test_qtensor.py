@@ -47,14 +47,14 @@ def test_radix_points_are_one_scale_times_integers(seed: int, kind: tuple[format
 
 
 def test_bits_count_planes_indices_and_one_scale_per_row() -> None:
-    """Four rows of 10 int4 weights, of which two have a second point: 160 + 80 planes, 2 x 8 indices, 4 x 16 scales."""
+    """Four rows of 10 int4 weights, two with a second point: 160 + 80 planes, 4 bits for which, 4 x 16 scales."""
     scale = torch.tensor([1.0, 0.5, 0.375, 2.0])
     rows = torch.tensor([1, 3])
     first = Term(torch.ones(4, 10), scale * torch.tensor([1, 15, 1, 15]), INT4)
     second = Term(-torch.ones(2, 10), scale[rows], INT4, rows)
     tensor = QTensor((first, second), (4, 10))
-    assert tensor.storage_bits == 160 + 80 + 16 + 64
-    assert tensor.bits_per_weight == 8.0
+    assert tensor.storage_bits == 160 + 80 + 4 + 64
+    assert tensor.bits_per_weight == 7.7
     assert tensor.points.tolist() == [1, 2, 1, 2]
     assert tensor.integers()[:, 0].tolist() == [1, 14, 1, 14]
 
@@ -109,7 +109,7 @@ def test_a_ratio_is_an_integer_and_the_same_in_every_row(
 
 
 def test_rows_may_end_in_different_formats() -> None:
-    """Ratio 3 to a last point of int2, 15 to one of int4; 40 + 10 planes, 2 x 8 indices, 4 x 8 scales."""
+    """Ratio 3 to a last point of int2, 15 to one of int4; 32 + 4 + 8 in planes, 2 x 4 for which rows, 4 x 8 scales."""
     two, four = torch.tensor([2]), torch.tensor([0])
     first = Term(torch.full((4, 2), 2.0), torch.tensor([15.0, 1.0, 3.0, 1.0]), INT4)
     terms = (
@@ -122,7 +122,7 @@ def test_rows_may_end_in_different_formats() -> None:
     assert tensor.integers()[:, 0].tolist() == [29, 2, 7, 2]
     assert tensor.points.tolist() == [2, 1, 2, 1]
     assert tensor.mixes == {"int4+int4": 1, "int4": 2, "int4+int2": 1}
-    assert tensor.storage_bits == 4 * 2 * 4 + 2 * 2 + 2 * 4 + 2 * 8 + 4 * 8
+    assert tensor.storage_bits == 32 + 4 + 8 + 8 + 32
 
 
 def test_terms_of_separate_rows_need_no_ratio() -> None:

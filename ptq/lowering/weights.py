@@ -16,7 +16,7 @@ from torch import Tensor
 from ptq import formats
 from ptq.lowering.builder import Builder
 from ptq.model.graph import Model
-from ptq.qtensor import QTensor, Term
+from ptq.qtensor import QTensor, Term, index_bits, rows_bits
 from ptq.scales import LOGARITHMIC, Coded, coded, fits_bfloat16
 
 INT8_MAX = 127
@@ -44,7 +44,8 @@ def int8_weight(builder: Builder, weight: QTensor, shape: tuple[int, ...]) -> In
     total: ir.Value | None = None
     for number, (term, ratio) in enumerate(zip(weight.terms, ratios, strict=True), 1):
         plane = _plane(builder, term, shape, number)
-        total = plane if total is None else _horner(builder, total, plane, term, ratio, number)
+        rows = None if term.rows is None else _rows(builder, term.rows, shape[0], number)
+        total = plane if total is None else _horner(builder, total, plane, rows, ratio, number)
     if total is None:
         raise AssertionError
     scale = _scale(builder, weight.finest_scale(), "scale")
@@ -59,21 +60,27 @@ def regrid(weight: QTensor) -> tuple[Tensor, Tensor]:
     return scale, (dense / scale[:, None]).round() * scale[:, None]
 
 
-def _horner(builder: Builder, total: ir.Value, plane: ir.Value, term: Term, ratio: int, number: int) -> ir.Value:
-    """`total * ratio + plane` for the rows of the term, in int8."""
+def _horner(
+    builder: Builder, total: ir.Value, plane: ir.Value, rows: ir.Value | None, ratio: int, number: int
+) -> ir.Value:
+    """`total * ratio + plane` in int8, for some rows or for all."""
     step = builder.shared(f"ratio.{ratio}", np.array(ratio, np.int8))
-    if term.rows is None:
+    if rows is None:
         return builder.call("Add", builder.call("Mul", total, step, name=f"shift{number}"), plane, name=f"sum{number}")
-    rows = _rows(builder, term.rows, number)
     picked = builder.call("GatherND", total, rows, name=f"pick{number}")
     shifted = builder.call("Mul", picked, step, name=f"shift{number}")
     added = builder.call("Add", shifted, plane, name=f"add{number}")
     return builder.call("ScatterND", total, rows, added, name=f"sum{number}")
 
 
-def _rows(builder: Builder, rows: Tensor, number: int) -> ir.Value:
-    """Row indices `(rows, 1)` as int64, stored in as few bytes as they fit."""
-    dtype = next(t for t in (np.uint8, np.uint16, np.uint32) if int(rows.max()) <= np.iinfo(t).max)
+def _rows(builder: Builder, rows: Tensor, out: int, number: int) -> ir.Value:
+    """Row indices `(rows, 1)` as int64, stored as such or as a bit for each of the `out` rows, whichever is less."""
+    if rows_bits(rows, out) < len(rows) * index_bits(out):
+        chosen = np.zeros(-(-out // 8) * 8, np.uint8)
+        chosen[rows.numpy()] = 1
+        bits = builder.cast(_fields(builder, chosen, 1, 0, f"{number}.rows"), ir.DataType.BOOL, f"chosen{number}")
+        return builder.call("Transpose", builder.call("NonZero", bits, name=f"found{number}"), name=f"index{number}")
+    dtype = f"u{index_bits(out) // 8}"
     stored = builder.constant(f"rows{number}", rows.numpy().astype(dtype)[:, None])
     return builder.cast(stored, ir.DataType.INT64, f"index{number}")
 
@@ -128,7 +135,7 @@ def _regridded(builder: Builder, weight: QTensor, shape: tuple[int, ...]) -> Int
         elif term.rows is None:
             total = builder.call("Add", total, part, name=f"sum{number}")
         else:
-            rows = _rows(builder, term.rows, number)
+            rows = _rows(builder, term.rows, shape[0], number)
             total = builder.call("ScatterND", total, rows, part, name=f"sum{number}", reduction="add")
     if total is None:
         raise AssertionError
