@@ -1,0 +1,113 @@
+"""What ONNX Runtime rebuilds from stored planes, scales and rows is the weight, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+
+from ptq import formats, scales
+from ptq.ladder import Ladder
+from ptq.lowering.builder import Builder
+from ptq.lowering.weights import int8_weight
+from ptq.methods.multipoint import Curvature, Multipoint
+from ptq.model.prepare import ir_version
+from ptq.qtensor import QTensor, rows_bits
+
+SHAPES = [(40, 3, 3, 3), (300, 5), (1, 1), (7, 13)]
+
+
+def ladder(shape: tuple[int, ...], base: str, *, spread: float = 1.0) -> Ladder:
+    """All sizes of a random weight; rows differ in size by up to `spread` octaves."""
+    rows = torch.randn(1, shape[0], int(np.prod(shape[1:])), generator=torch.Generator().manual_seed(1))
+    rows *= 2.0 ** torch.linspace(0, -spread, shape[0])[:, None]
+    method = Multipoint(formats.get(base), rounding="nearest", last=formats.get("int2"))
+    return method.ladder(rows, Curvature.unknown(1, rows.shape[-1]))
+
+
+def rebuilt(weight: QTensor, shape: tuple[int, ...], opset: int, *, fold: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The integers and scales that ONNX Runtime computes from a file."""
+    anchor = ir.node("Identity", [ir.val("x", ir.DataType.FLOAT, ir.Shape([1]))], name="anchor")
+    graph = ir.Graph([anchor.inputs[0]], [], nodes=[anchor], opset_imports={"": opset}, name="weights")
+    made = int8_weight(Builder(graph, anchor, "w"), weight, shape)
+    anchor.outputs[0].name, anchor.outputs[0].type = "y", ir.TensorType(ir.DataType.FLOAT)
+    for value, kind in ((made.integers, ir.DataType.INT8), (made.scale, ir.DataType.FLOAT)):
+        value.type = ir.TensorType(kind)
+        graph.outputs.append(value)
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if fold else levels.ORT_DISABLE_ALL
+    content = ir.to_proto(ir.Model(graph, ir_version=ir_version(opset))).SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    integers, scale = session.run(None, {"x": np.zeros(1, np.float32)})
+    return integers, scale
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize(("base", "opset"), [("int4", 21), ("int4", 25), ("int3", 25), ("int3", 21), ("int2", 21)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_of_every_size(shape: tuple[int, ...], base: str, opset: int, *, fold: bool) -> None:
+    made = ladder(shape, base)
+    generator = torch.Generator().manual_seed(2)
+    for rung in (
+        *map(made.all_on, range(len(made.rungs))),
+        torch.randint(0, len(made.rungs), shape[:1], generator=generator),
+    ):
+        weight = made.pick(rung)
+        integers, scale = rebuilt(weight, shape, opset, fold=fold)
+        assert integers.dtype == np.int8
+        assert np.array_equal(integers.reshape(shape[0], -1), weight.integers().numpy())
+        assert np.array_equal(scale, weight.finest_scale().numpy())
+
+
+@pytest.mark.parametrize("more", [1, 30, 200, 299])
+def test_few_and_many_rows_with_more_points(more: int) -> None:
+    made = ladder((300, 5), "int4")
+    rung = (torch.randperm(300, generator=torch.Generator().manual_seed(more)) < more).long() * 2
+    weight = made.pick(rung)
+    assert rows_bits(rung.nonzero()[:, 0], 300) == min(16 * more, 300)
+    assert weight.storage_bits == 4 * 5 * (300 + more) + min(16 * more, 300) + 8 * 300
+    assert np.array_equal(rebuilt(weight, (300, 5), 21, fold=True)[0], weight.integers().numpy())
+
+
+@pytest.mark.parametrize(("spread", "bits"), [(1.0, 8), (6.0, 8), (11.0, 16)])
+def test_scales_take_eight_bits_unless_rows_are_far_apart(spread: float, bits: int) -> None:
+    made = ladder((64, 12), "int4", spread=spread)
+    weight = made.pick(torch.arange(64) % len(made.rungs))
+    assert scales.storage_bits(weight.finest_scale()) == 64 * bits
+    assert np.array_equal(rebuilt(weight, (64, 12), 21, fold=True)[1], weight.finest_scale().numpy())
+
+
+def test_rows_that_training_left_for_dead_do_not_cost_the_others_their_precision() -> None:
+    """A row 2^-30 of the rest is rounded on the smallest scale there is; the others keep eight-bit scales."""
+    made = ladder((64, 12), "int4", spread=0.0)
+    with_dead = torch.randn(1, 64, 12, generator=torch.Generator().manual_seed(1))
+    with_dead[0, 5] *= 2.0**-30
+    method = Multipoint(formats.get("int4"), rounding="nearest")
+    weight = method.ladder(with_dead, Curvature.unknown(1, 12)).pick(made.all_on(0))
+    assert scales.storage_bits(weight.finest_scale()) == 64 * 8
+    assert weight.dequantize()[5].abs().max() <= with_dead[0, 5].abs().max() + weight.finest_scale().min()
+
+
+def test_eight_bit_scales_are_found_again() -> None:
+    scale = torch.tensor([1.0, 1.046875, 3.0e-3, 7.25])
+    grid = scales.ScaleGrid.spanning(1e-3, 8.0)
+    snapped = grid.snap(scale)
+    assert (snapped / scale - 1).abs().max() < 2 ** (1 / 32) - 1 + 2**-8
+    found = scales.coded(snapped)
+    assert found is not None
+    values = torch.tensor(scales.LOGARITHMIC.values)
+    assert torch.equal(values[found.codes.long()] * found.unit, snapped)
+
+
+@pytest.mark.parametrize("scale", [[1.0, 1 / 3], [1.0, 0.0], [1.0, -1.0], [1.0, 2.0**-17], [1.0, float("inf")], []])
+def test_other_scales_are_not_eight_bit_scales(scale: list[float]) -> None:
+    assert scales.coded(torch.tensor(scale)) is None
+
+
+def test_a_grid_goes_back_to_bfloat16_when_scales_are_too_far_apart() -> None:
+    assert scales.ScaleGrid.spanning(1e-9, 1.0).unit is None
+    assert scales.ScaleGrid.spanning(1e-38, 1e-37).unit is None
+    assert torch.equal(scales.ScaleGrid().snap(torch.tensor([0.0, 0.3])), torch.tensor([1.0, 0.30078125]))
