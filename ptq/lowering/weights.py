@@ -74,14 +74,17 @@ def _horner(
 
 
 def _rows(builder: Builder, rows: Tensor, out: int, number: int) -> ir.Value:
-    """Row indices `(rows, 1)` as int64, stored as such or as a bit for each of the `out` rows, whichever is less."""
+    """Row indices `(rows, 1)` as int64, stored as such or as a bit for each of the `out` rows, whichever is less.
+
+    The rows of set bits are the first of TopK, in order; NonZero and Compress do not fold.
+    """
     if rows_bits(rows, out) < len(rows) * index_bits(out):
-        chosen = np.zeros(-(-out // 8) * 8, np.uint8)
+        chosen = np.zeros((out, 1), np.uint8)
         chosen[rows.numpy()] = 1
-        bits = builder.cast(_fields(builder, chosen, 1, 0, f"{number}.rows"), ir.DataType.BOOL, f"chosen{number}")
-        return builder.call("Transpose", builder.call("NonZero", bits, name=f"found{number}"), name=f"index{number}")
-    dtype = f"u{index_bits(out) // 8}"
-    stored = builder.constant(f"rows{number}", rows.numpy().astype(dtype)[:, None])
+        bits = builder.cast(_fields(builder, chosen, 1, 0, f"{number}.rows"), ir.DataType.INT32, f"chosen{number}")
+        count = builder.constant(f"count{number}", np.array([len(rows)]))
+        return builder.node("TopK", bits, count, name=f"rows{number}", outputs=2, axis=0).outputs[1]
+    stored = builder.constant(f"rows{number}", rows.numpy().astype(f"u{index_bits(out) // 8}")[:, None])
     return builder.cast(stored, ir.DataType.INT64, f"index{number}")
 
 
