@@ -24,6 +24,7 @@ TARGET_OPSET = 21
 
 _IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 _FOLD_LIMIT = 1 << 31
+_SMALL = 64
 _STANDARD = ("", "ai.onnx")
 
 
@@ -90,25 +91,37 @@ def _convert(model: ir.Model, opset: int) -> ir.Model:
 
 
 def _fold(model: ir.Model) -> None:
-    """Fold constant subexpressions and BatchNorm, infer shapes."""
+    """Fold constant subexpressions, and what convolutions can take up: BatchNorm and zero padding. Infer shapes."""
     import onnxscript.optimizer
     from onnxscript.rewriter import rewrite
     from onnxscript.rewriter.rules.common import (
         fuse_batchnorm_into_conv_rule,
         fuse_batchnorm_into_conv_transpose_rule,
         fuse_batchnorm_into_gemm_rule,
+        fuse_pad_into_conv_rule,
     )
 
     passes.ShapeInferencePass()(model)
     onnxscript.optimizer.fold_constants(
-        model, onnx_shape_inference=False, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT
+        model,
+        onnx_shape_inference=False,
+        input_size_limit=_FOLD_LIMIT,
+        output_size_limit=_FOLD_LIMIT,
+        should_fold=_is_small_fill,
     )
+    rewrite(model, [fuse_pad_into_conv_rule])
     rewrite(
         model,
         [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule],
     )
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.ShapeInferencePass()(model)
+
+
+def _is_small_fill(node: ir.Node) -> bool | None:
+    """ConstantOfShape is not folded by itself, as it may be large; the computed padding of older exporters is small."""
+    shape = node.inputs[0].const_value if node.op_type == "ConstantOfShape" and node.inputs[0] is not None else None
+    return True if shape is not None and shape.numpy().prod() <= _SMALL else None
 
 
 def _unique_node_names(graph: ir.Graph) -> None:
