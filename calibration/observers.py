@@ -146,9 +146,9 @@ class Moments:
     count: int = 0
 
     def add(self, vectors: Tensor) -> None:
-        """See vectors `(groups, samples, in)`; products are taken in float32, sums in float64."""
+        """See vectors `(groups, samples, in)`; within a batch in float32, over batches in float64."""
         vectors = vectors.float()
-        self._accumulate(vectors.transpose(1, 2) @ vectors, vectors.double().sum(1), vectors.shape[1])
+        self._accumulate(vectors.transpose(1, 2) @ vectors, vectors.sum(1).double(), vectors.shape[1])
 
     def merge(self, other: Moments) -> None:
         """See what another has seen."""

@@ -62,7 +62,7 @@ def calibrate(
 
     The first `reserved` samples, rounded up to whole batches, are left out of `Statistics.apart`.
     """
-    wanted = {site.name: [_Key(use.input, use.geometry, site.groups) for use in site.uses] for site in sites}
+    wanted = {site.name: tuple(_Key(use.input, use.geometry, site.groups) for use in site.uses) for site in sites}
     moments = {key: Moments() for keys in wanted.values() for key in keys}
     apart = {key: Moments() for key in moments}
     ranges = {name: Range() for name in observed}
@@ -80,12 +80,12 @@ def calibrate(
         for key, moment in (moments if samples < reserved else apart).items():
             moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
         samples += batch.size
+        del found  # before the next batch brings as much again
         advance()
-    others = {name: _merged(apart, keys) for name, keys in wanted.items() if all(apart[key].count for key in keys)}
+    others = _by_site(apart, wanted) if samples > reserved and all(each.count for each in apart.values()) else {}
     for key, moment in moments.items():
         moment.merge(apart.pop(key))
-    merged = {name: _merged(moments, keys) for name, keys in wanted.items()}
-    return Statistics(_ranges(ranges, histograms, rule), merged, others)
+    return Statistics(_ranges(ranges, histograms, rule), _by_site(moments, wanted), others)
 
 
 def vectors_of(site: Site, use: Use, x: Tensor) -> Tensor:
@@ -100,11 +100,16 @@ def _vectors(x: Tensor, key: _Key) -> Tensor:
     return patches(x, g.kernel, g.strides, g.pads, g.dilations, key.groups, POSITIONS)
 
 
-def _merged(moments: Mapping[_Key, Moments], keys: list[_Key]) -> Moment:
-    total = Moments()
-    for key in keys:
-        total.merge(moments[key])
-    return total.result()
+def _by_site(moments: Mapping[_Key, Moments], wanted: Mapping[str, tuple[_Key, ...]]) -> dict[str, Moment]:
+    """The moment of each site over all its uses; sites with the same uses share one."""
+    made: dict[tuple[_Key, ...], Moment] = {}
+    for keys in wanted.values():
+        if keys not in made:
+            total = moments[keys[0]] if len(keys) == 1 else Moments()
+            for key in keys if len(keys) > 1 else ():
+                total.merge(moments[key])
+            made[keys] = total.result()
+    return {name: made[keys] for name, keys in wanted.items()}
 
 
 def _ranges(ranges: Mapping[str, Range], histograms: Mapping[str, Histogram], rule: str) -> dict[str, ActivationRange]:

@@ -12,7 +12,7 @@ from ptq.methods.multipoint.settle import settle
 from ptq.methods.multipoint.solution import Solution
 from ptq.scales import ScaleGrid
 
-_MOST_ELEMENTS = 1 << 24
+_MOST_ELEMENTS = 1 << 22
 _COARSE = torch.linspace(1.0, 0.45, 12)
 _FINE = torch.linspace(1.0, 0.85, 4)
 _FINE_LIMIT = 16
