@@ -25,6 +25,8 @@ from typing import Any
 import click
 import numpy as np
 
+from ptq.model.files import Kind, detect
+
 HEAD = "| run | top-1 | agreement | SQNR | cosine | MB | bits | latency | seconds | peak GB |\n" + "|---" * 10 + "|"
 
 
@@ -42,7 +44,7 @@ def main(model: Path, data: Path, evaluation: Path, runs: tuple[str, ...], *, ba
             output = Path(folder) / f"{number}.onnx"
             report, seconds, peak = _quantize(model, data, evaluation, options.split(), output)
             click.echo(_line(options, report, f"{seconds:.0f}", f"{peak / 1e9:.2f}"))
-        if baseline and model.suffix == ".onnx":
+        if baseline and detect(model) is Kind.ONNX:
             click.echo(_line("ONNX Runtime int8", _plain_int8(model, data, evaluation, Path(folder)), "", ""))
 
 
