@@ -9,9 +9,12 @@ import onnx
 import pytest
 from tiny_models import matmul_onnx
 
-from ptq.errors import ModelFileError
+from ptq.errors import ModelFileError, OutputError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.session import Session
+from ptq.pipeline.job import Job, run
+from ptq.pipeline.stages import Stages
+from ptq.recipe import Recipe
 
 DEFAULTS = CaptureOptions()
 
@@ -41,6 +44,14 @@ def test_onnx_with_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (got,) = Session(graph_in_memory(graph)).run({"x": np.eye(4, dtype=np.float32)})
         np.testing.assert_array_equal(got, np.arange(12, dtype=np.float32).reshape(4, 3) / 8)
         monkeypatch.chdir(tmp_path)
+
+
+def test_the_external_data_is_no_output(tmp_path: Path) -> None:
+    model, data = external(tmp_path, "weights.bin"), tmp_path / "weights.bin"
+    before = data.read_bytes()
+    with pytest.raises(OutputError, match="is the input"):
+        run(Job(model, output=data, overwrite=True), Recipe(), Stages())
+    assert data.read_bytes() == before
 
 
 def graph_in_memory(graph: object) -> bytes:

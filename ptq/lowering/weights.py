@@ -27,6 +27,10 @@ _INT2 = formats.get("int2")
 """The one type here that came to ONNX later than the opset files are written in."""
 
 
+_STORED = ("plane", "rows", "scale")
+"""What the names of initializers that hold a weight begin with; the others say how to put it together."""
+
+
 @dataclass(frozen=True)
 class Int8Weight:
     """An int8 value `(out, …)` of the graph, its float32 scales and their value; both fold."""
@@ -175,5 +179,6 @@ def stored_weight(weight: QTensor) -> Tensor:
 
 def stored_bytes(model: Model, site: str) -> int:
     """What the planes, scales and row indices of a site take in the file."""
-    own = (value for name, value in model.graph.graph.initializers.items() if name.rpartition("/")[0] == site)
+    parts = ((name.rpartition("/"), value) for name, value in model.graph.graph.initializers.items())
+    own = (value for (owner, _, part), value in parts if owner == site and part.startswith(_STORED))
     return sum(value.const_value.nbytes for value in own if value.const_value is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -41,6 +42,12 @@ class Model:
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs."""
         return tuple(str(value.name) for value in self.graph.graph.outputs)
+
+    @property
+    def data_files(self) -> frozenset[Path]:
+        """Files besides the model's own that hold its weights."""
+        values = (value.const_value for graph in self.graph.graphs() for value in graph.initializers.values())
+        return frozenset(Path(tensor.path) for tensor in values if isinstance(tensor, ir.ExternalTensor))
 
     def initializer(self, name: str) -> np.ndarray:
         """The array of an initializer."""

@@ -53,6 +53,8 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     unseen = None if job.evaluation is None else open_data(job.evaluation, job.images, "--eval")
     with stages.stage("capture"):
         raw = Model(capture(job.model, job.capture, _example(source or unseen)))
+        if job.output is not None:
+            check_not_input(job.output, raw.data_files)
         model = Model.of(raw.graph)
     data = None if source is None else fit(source, model.inputs)
     evaluation = None if unseen is None else fit(unseen, model.inputs)

@@ -1,6 +1,6 @@
 """What calibration costs on top of running the network on the same data.
 
-    python benchmarks/calibration.py MODEL.onnx --data calib.npz
+    python benchmarks/calibration_cost.py MODEL.onnx --data calib.npz
 
 Every line is a process of its own, one thread: a plain run of all batches, ranges alone, ranges with histograms, and
 those with the second moments that the weights are rounded for. Rounds are interleaved; the table has medians.
