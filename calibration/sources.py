@@ -114,9 +114,9 @@ def _read(path: Path, title: str) -> Mapping[str, np.ndarray]:
                 f"{title} holds arrays of Python objects, which are not read; save one array per sample as "
                 f"'name/0', 'name/1', …, or a padded array"
             ) from error
-        raise DataError(f"{title} cannot be read: {_line(error)}; save it again") from error
+        raise _unreadable(title, error) from error
     except (OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise DataError(f"{title} cannot be read: {_line(error)}; save it again") from error
+        raise _unreadable(title, error) from error
     raise DataError(f"{title} is no data file; accepted are .npz, .npy, .pt and .safetensors of tensors")
 
 
@@ -141,6 +141,10 @@ def _read_torch(path: Path, title: str) -> Mapping[str, np.ndarray]:
     raise DataError(f"{title} holds a {type(loaded).__name__}; save a tensor or a dictionary of tensors by input name")
 
 
+def _unreadable(title: str, error: Exception) -> DataError:
+    return DataError(f"{title} cannot be read: {_line(error)}; save it again")
+
+
 def _read_safetensors(path: Path, title: str) -> Mapping[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -148,7 +152,7 @@ def _read_safetensors(path: Path, title: str) -> Mapping[str, np.ndarray]:
     try:
         return dict(load_file(path))
     except SafetensorError as error:
-        raise DataError(f"{title} cannot be read: {_line(error)}; save it again") from error
+        raise _unreadable(title, error) from error
 
 
 def _ragged(arrays: Mapping[str, np.ndarray], title: str) -> Iterator[Mapping[str, np.ndarray]]:
