@@ -1,0 +1,78 @@
+"""What a site does to the output, and on which samples that is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import residual
+
+from calibration.batch import Batch
+from ptq.errors import ModelError
+from ptq.lowering import find_activations
+from ptq.model.graph import Model
+from ptq.pipeline.calibrate import Statistics, calibrate
+from ptq.sensitivity import output_effects, samples_needed
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model.of(ir.from_proto(residual()))
+
+
+def feeds(model: Model, count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    shapes = {spec.name: [n if isinstance(n, int) else count for n in spec.shape or ()] for spec in model.inputs}
+    return {name: generator.normal(size=(count, *shape[1:])).astype(np.float32) for name, shape in shapes.items()}
+
+
+def scaled(model: Model, site: int, factor: float) -> tuple[str, Mapping[str, np.ndarray]]:
+    found = model.sites[site]
+    return found.name, {found.weight: model.initializer(found.weight) * np.float32(factor)}
+
+
+def test_the_effect_is_error_power_over_power(model: Model) -> None:
+    name, arrays = scaled(model, 1, 0.9)
+    batches = [feeds(model, 2, seed) for seed in (0, 1)]
+    effect = output_effects(model, [(name, arrays)], batches)[name]
+    changed = model.with_initializers(arrays)
+    good, bad = (np.concatenate([each.session().run(b)[0] for b in batches]).astype(float) for each in (model, changed))
+    assert effect == pytest.approx(((bad - good) ** 2).sum() / (good**2).sum(), rel=1e-6)
+
+
+def test_nothing_changed_is_no_effect_and_more_is_more(model: Model) -> None:
+    changes = [("none", {}), ("little", scaled(model, 0, 0.99)[1]), ("much", scaled(model, 0, 0.5)[1])]
+    effects = output_effects(model, changes, [feeds(model, 2)])
+    assert effects["none"] == 0 < effects["little"] < effects["much"]
+
+
+def test_outputs_that_are_not_finite_are_refused(model: Model) -> None:
+    wrong = {name: np.full_like(array, np.nan) for name, array in feeds(model, 1).items()}
+    with pytest.raises(ModelError, match="not finite; check both"):
+        output_effects(model, [], [wrong])
+
+
+@pytest.mark.parametrize(
+    ("sites", "samples", "expected"),
+    [(50, None, 32), (50, 65, 32), (50, 20, 10), (50, 3, 1), (50, 1, 1), (100, None, 20), (5000, 1000, 4), (0, 9, 4)],
+)
+def test_half_of_the_samples_are_left_to_round_the_weights_for(sites: int, samples: int | None, expected: int) -> None:
+    assert samples_needed(sites, samples) == expected
+
+
+def moments(model: Model, batches: list[dict[str, np.ndarray]], reserved: int) -> Statistics:
+    observed = find_activations(model.graph.graph, {use.node for site in model.sites for use in site.uses}).observed
+    return calibrate(model, model.sites, observed, "minmax", [Batch(each) for each in batches], reserved=reserved)
+
+
+def test_moments_of_all_samples_and_of_all_but_the_first(model: Model) -> None:
+    batches = [feeds(model, 4, seed) for seed in range(3)]
+    whole, rest = moments(model, batches, reserved=5), moments(model, batches[2:], reserved=0)
+    everything = moments(model, batches, reserved=12)
+    assert everything.apart == {}
+    for site in model.sites:
+        assert whole.apart[site.name].count == rest.moments[site.name].count == whole.moments[site.name].count / 3
+        np.testing.assert_allclose(whole.apart[site.name].gram, rest.moments[site.name].gram, rtol=1e-6)
+        np.testing.assert_allclose(whole.moments[site.name].gram, everything.moments[site.name].gram, rtol=1e-6)
