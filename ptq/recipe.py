@@ -17,7 +17,7 @@ from ptq.ranges import RANGES
 METHODS: Final = ("multipoint",)
 BASES: Final = ("int4", "int3", "int2")
 LAST: Final = "int2"
-"""What the last point of a row may be, where the bits decide and not a number of points."""
+"""What the last point of a row may be, where bits or a tolerance decide and not a number of points."""
 ACTIVATIONS: Final = ("uint8", "none")
 PER: Final = ("channel", "layer")
 ABOVE_BASE: Final = 0.4
