@@ -82,7 +82,7 @@ def calibrate(
         samples += batch.size
         del found  # before the next batch brings as much again
         advance()
-    others = _by_site(apart, wanted) if samples > reserved and all(each.count for each in apart.values()) else {}
+    others = _by_site(apart, wanted) if all(each.count for each in apart.values()) else {}
     for key, moment in moments.items():
         moment.merge(apart.pop(key))
     return Statistics(_ranges(ranges, histograms, rule), _by_site(moments, wanted), others)
@@ -100,15 +100,19 @@ def _vectors(x: Tensor, key: _Key) -> Tensor:
     return patches(x, g.kernel, g.strides, g.pads, g.dilations, key.groups, POSITIONS)
 
 
+def _sum(parts: Iterable[Moments]) -> Moments:
+    total = Moments()
+    for part in parts:
+        total.merge(part)
+    return total
+
+
 def _by_site(moments: Mapping[_Key, Moments], wanted: Mapping[str, tuple[_Key, ...]]) -> dict[str, Moment]:
     """The moment of each site over all its uses; sites with the same uses share one."""
     made: dict[tuple[_Key, ...], Moment] = {}
     for keys in wanted.values():
         if keys not in made:
-            total = moments[keys[0]] if len(keys) == 1 else Moments()
-            for key in keys if len(keys) > 1 else ():
-                total.merge(moments[key])
-            made[keys] = total.result()
+            made[keys] = (moments[keys[0]] if len(keys) == 1 else _sum(moments[key] for key in keys)).result()
     return {name: made[keys] for name, keys in wanted.items()}
 
 

@@ -38,6 +38,15 @@ class SiteWeights:
 
 
 @dataclass(frozen=True, eq=False)
+class _Given:
+    """What the weights of all sites are quantized from."""
+
+    model: Model
+    plan: Plan
+    statistics: Statistics | None
+
+
+@dataclass(frozen=True, eq=False)
 class _Solved:
     site: Site
     ladder: Ladder
@@ -59,21 +68,21 @@ def quantize_weights(
     model: Model, plan: Plan, statistics: Statistics | None, batches: Sequence[Batch], stages: Stages
 ) -> dict[str, SiteWeights]:
     """The weights of all sites that the plan does not leave in float."""
+    given = _Given(model, plan, statistics)
     chosen = [site for site in model.sites if plan.methods[site.name] is not None]
     with stages.stage("quantize", len(chosen)) as advance:
         solved = {}
         for site in chosen:
-            solved[site.name] = _solve(model, plan, site, statistics, plan.recipe.points)
+            solved[site.name] = _solve(given, site, plan.recipe.points)
             advance()
-    rungs = _allocate(model, plan, solved, statistics, batches, stages)
+    rungs = _allocate(given, solved, batches, stages)
     return {name: found.pick(rungs[name]) for name, found in solved.items()}
 
 
-def _solve(
-    model: Model, plan: Plan, site: Site, statistics: Statistics | None, points: int | None, *, apart: bool = False
-) -> _Solved:
+def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False) -> _Solved:
     """A site with up to `points` points; `apart` from the samples that effects are measured on."""
-    method = plan.methods[site.name]
+    model, statistics = given.model, given.statistics
+    method = given.plan.methods[site.name]
     if method is None:
         raise AssertionError
     matrix = torch.from_numpy(np.array(model.matrix(site), np.float32))
@@ -84,7 +93,7 @@ def _solve(
     moment = (statistics.apart if apart else statistics.moments)[site.name]
     own_bias = has_own_bias(model, site)
     curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count)
-    least = _least_scale(model, plan, site, statistics)
+    least = _least_scale(model, given.plan, site, statistics)
     ladder = method.ladder(weight, curvature, points=points, least_scale=least)
     return _Solved(site, ladder, matrix, moment.mean if own_bias else None)
 
@@ -108,15 +117,8 @@ def _least_scale(model: Model, plan: Plan, site: Site, statistics: Statistics) -
     return torch.from_numpy(np.broadcast_to(bias / (float(step) * _MOST_BIAS_STEPS), (site.rows,)).astype(np.float32))
 
 
-def _allocate(
-    model: Model,
-    plan: Plan,
-    solved: Mapping[str, _Solved],
-    statistics: Statistics | None,
-    batches: Sequence[Batch],
-    stages: Stages,
-) -> Rungs:
-    recipe = plan.recipe
+def _allocate(given: _Given, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages) -> Rungs:
+    recipe = given.plan.recipe
     ladders = {name: found.ladder for name, found in solved.items()}
     fixed = {name: ladder for name, ladder in ladders.items() if len(ladder.rungs) == 1}
     free = {name: ladder for name, ladder in ladders.items() if name not in fixed}
@@ -126,22 +128,18 @@ def _allocate(
         return rungs | allocation.all_on(free, recipe.points - 1)
     if recipe.tolerance is not None:
         return rungs | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
-    effects = _effects(model, plan, {name: solved[name] for name in free}, statistics, batches, stages)
-    return rungs | allocation.by_bits(free, effects, plan.budget, per_layer=per_layer)[0]
+    effects = _effects(given, {name: solved[name] for name in free}, batches, stages)
+    return rungs | allocation.by_bits(free, effects, given.plan.budget, per_layer=per_layer)[0]
 
 
 def _effects(
-    model: Model,
-    plan: Plan,
-    solved: Mapping[str, _Solved],
-    statistics: Statistics | None,
-    batches: Sequence[Batch],
-    stages: Stages,
+    given: _Given, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages
 ) -> dict[str, float]:
     """What each site on its lowest rung does to the output; without data, to its own output.
 
     The site is rounded anew for it, without the samples it is measured on, where there are enough of them.
     """
+    model, statistics = given.model, given.statistics
     if statistics is None:
         totals = {name: (found.ladder.error[0].sum(), found.ladder.power.sum()) for name, found in solved.items()}
         return {name: float(error / power) if power > 0 else 0.0 for name, (error, power) in totals.items()}
@@ -149,7 +147,7 @@ def _effects(
     def change(name: str) -> dict[str, np.ndarray]:
         if name not in statistics.apart:
             return _change(model, solved[name])
-        return _change(model, _solve(model, plan, solved[name].site, statistics, 1, apart=True))
+        return _change(model, _solve(given, solved[name].site, 1, apart=True))
 
     with stages.stage("allocate", len(solved)) as advance:
         changes = ((name, change(name)) for name in solved)
