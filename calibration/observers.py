@@ -19,6 +19,8 @@ from ptq.errors import DataError
 
 MOST_BINS = 2048
 _LEAST_EXPONENT = -1000
+_SAFE_EXPONENT = 100
+"""Up to here scaling by a power of two is exact in float32."""
 
 
 @dataclass
@@ -69,14 +71,17 @@ class Histogram:
 
     def add(self, values: NDArray[Any]) -> None:
         """Count numbers of any shape."""
-        values = np.asarray(values, np.float64).reshape(-1)
+        values = np.asarray(values).reshape(-1)
         if not values.size:
             return
         low, high = float(values.min()), float(values.max())
         self.range.add(low, high)
         exponent = _exponent(self.range)
         first = math.floor(low / 2.0**exponent)
-        counts = np.bincount(np.floor(values * 2.0**-exponent).astype(np.int64) - first)
+        if values.dtype != np.float32 or abs(exponent) > _SAFE_EXPONENT:
+            values = values.astype(np.float64)
+        bins = np.floor(values * values.dtype.type(2.0**-exponent)).astype(np.int32)
+        counts = np.bincount(bins - np.int32(first))
         self._join(Histogram(exponent, first, counts.astype(np.int64), Range(low, high)))
 
     def merge(self, other: Histogram) -> None:

@@ -1,31 +1,98 @@
-"""A graph that also tells the extremes of its tensors."""
+"""A graph that also tells the extremes of its tensors, and some of their numbers.
+
+What is added keeps, where it can, to operators that ONNX Runtime has for its blocked layout of images (NCHWc): a
+tensor that has to leave that layout is copied first, which costs about as much as a small layer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Container, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
 from ptq.model.graph import with_outputs
+from ptq.model.session import Session
+from ptq.model.sites import constant
+
+_IMAGES = 4
+"""The rank of the tensors that may be in the blocked layout."""
+
+_NOT_NEGATIVE = frozenset({"HardSigmoid", "Relu", "Sigmoid", "Softmax"})
 
 
-def with_extremes(model: ir.Model, names: Iterable[str], taps: Sequence[str] = ()) -> ir.Model:
-    """A copy with two more outputs for each tensor, `extremes(name)`, and with the tensors in `taps` as outputs.
+def probed(
+    model: ir.Model, ranged: Container[str], taps: Sequence[str] = (), sampled: Container[str] = (), per_sample: int = 1
+) -> Session:
+    """A session with more outputs: `extremes(name)` for each of `ranged`, `sampled_as(name)` for each of `sampled`.
 
-    Reducing inside the graph costs next to nothing; fetching every tensor costs memory and time.
+    The tensors in `taps` become outputs themselves. A sampled tensor of images of known size is thinned to about
+    `per_sample` numbers of each sample, evenly spread; any other comes whole. The output for the least number is left
+    out where the operator before tells that it is not below 0.
     """
     copy = with_outputs(model, taps)
     values = {v.name: v for v in copy.graph.inputs} | {v.name: v for node in copy.graph for v in node.outputs}
-    for name in names:
-        for op, out in zip(("ReduceMin", "ReduceMax"), extremes(name), strict=True):
-            node = ir.node(op, [values[name]], {"keepdims": 0}, name=out)
-            node.outputs[0].name, node.outputs[0].shape = out, ir.Shape([])
-            node.outputs[0].type = values[name].type
-            copy.graph.append(node)
-            copy.graph.outputs.append(node.outputs[0])
-    return copy
+    # ONNX Runtime takes the last leaf first: in this order every tensor is looked at soon after it is made, and freed
+    for name, value in reversed(values.items()):
+        if name in ranged:
+            _range(copy.graph, value)
+        if name in sampled:
+            _sample(copy.graph, value, per_sample)
+    return Session(copy, in_order=any(name in ranged and _is_image(value) for name, value in values.items()))
 
 
 def extremes(name: str) -> tuple[str, str]:
     """The names of the outputs with the smallest and the largest number of a tensor."""
     return f"{name}/ptq.min", f"{name}/ptq.max"
+
+
+def sampled_as(name: str) -> str:
+    """The name of the output with some of the numbers of a tensor."""
+    return f"{name}/ptq.some"
+
+
+def _range(graph: ir.Graph, value: ir.Value) -> None:
+    low, high = extremes(str(value.name))
+    if not _never_negative(value):
+        _probe(graph, "ReduceMin", value, low, keepdims=0)
+    peaks = _call(graph, "GlobalMaxPool", value, f"{high}s") if _is_image(value) else value
+    _probe(graph, "ReduceMax", peaks, high, keepdims=0)
+
+
+def _sample(graph: ir.Graph, value: ir.Value, most: int) -> None:
+    name = sampled_as(str(value.name))
+    if step := _step(value, most):
+        _probe(graph, "MaxPool", value, name, kernel_shape=[1, 1], strides=[step, step])
+    else:
+        _probe(graph, "Identity", value, name)
+
+
+def _never_negative(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None or node.op_type != "Clip":
+        return node is not None and node.op_type in _NOT_NEGATIVE
+    least = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return least is not None and float(least.reshape(-1)[0]) >= 0
+
+
+def _is_image(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) == _IMAGES
+
+
+def _step(value: ir.Value, most: int) -> int | None:
+    """Every how many-th row and column of an image to take so that about `most` numbers are left; None if unknown."""
+    sizes = value.shape[1:] if value.shape is not None and _is_image(value) else ()
+    known = [size for size in sizes if isinstance(size, int)]
+    return math.ceil(math.sqrt(math.prod(known) / most)) or 1 if known and len(known) == len(sizes) else None
+
+
+def _call(graph: ir.Graph, op: str, value: ir.Value, name: str, **attributes: Any) -> ir.Value:
+    node = ir.node(op, [value], attributes, name=name)
+    node.outputs[0].name, node.outputs[0].type = name, value.type
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _probe(graph: ir.Graph, op: str, value: ir.Value, name: str, **attributes: Any) -> None:
+    graph.outputs.append(_call(graph, op, value, name, **attributes))

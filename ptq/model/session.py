@@ -15,13 +15,17 @@ _QUIET = 3
 
 
 class Session:
-    """A loaded graph on the CPU, one thread by default, with spinning off so that it is fair to neighbours."""
+    """A loaded graph on the CPU, one thread by default, with spinning off so that it is fair to neighbours.
+
+    `in_order` runs the nodes by when the optimizers made them instead of from each output back to the inputs.
+    """
 
     def __init__(
         self,
         model: ir.Model | bytes | Path,
         *,
         threads: int = 1,
+        in_order: bool = False,
         optimize: bool = True,
         optimized_path: Path | None = None,
         profile: Path | None = None,
@@ -30,6 +34,8 @@ class Session:
         options.intra_op_num_threads = threads
         options.log_severity_level = _QUIET
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if in_order:
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
         if optimized_path is not None:

@@ -14,8 +14,7 @@ from calibration.im2col import patches, rows
 from calibration.observers import Density, Histogram, Moment, Moments, Range
 from ptq import formats
 from ptq.model.graph import Model
-from ptq.model.probe import extremes, with_extremes
-from ptq.model.session import Session
+from ptq.model.probe import extremes, probed, sampled_as
 from ptq.model.sites import Geometry, Site, Use
 from ptq.pipeline.stages import Advance
 from ptq.ranges import RANGES, ActivationRange
@@ -24,7 +23,8 @@ BATCH = 4
 POSITIONS = 512
 """Output positions of a convolution, per sample, that its second moment is taken from."""
 
-_HISTOGRAM_VALUES = 65_536
+_HISTOGRAM_VALUES = 32_768
+"""Numbers of a tensor that its histogram sees, per batch."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,16 @@ def calibrate(
     apart = {key: Moments() for key in moments}
     ranges = {name: Range() for name in observed}
     histograms = {name: Histogram() for name in ranges} if rule != "minmax" else {}
-    taps = dict.fromkeys([key.input for key in moments] + list(histograms))
-    session = Session(with_extremes(model.graph, ranges, list(taps)))
+    taps = list(dict.fromkeys(key.input for key in moments))
+    session = probed(model.graph, ranges, taps, histograms, _HISTOGRAM_VALUES // BATCH)
     samples = 0
     for batch in batches:
         found = dict(zip(session.outputs, session.run(batch.feeds), strict=True)) | dict(batch.feeds)
         for name, seen in ranges.items():
             low, high = extremes(name)
-            seen.add(float(found[low]), float(found[high]))
+            seen.add(float(found.get(low, 0.0)), float(found[high]))
         for name, histogram in histograms.items():
-            histogram.add(_thinned(found[name]))
+            histogram.add(_thinned(found[sampled_as(name)]))
         for key, moment in (moments if samples < reserved else apart).items():
             moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
         samples += batch.size
