@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,11 +176,18 @@ def _imported(text: str, title: str) -> Callable[[], Iterator[Any]]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"{title} cannot be imported: {_line(error)}; write module:callable") from error
+    except Exception as error:  # the user's module may raise anything
+        raise DataError(f"{title} cannot be imported: {_fault(error)}; write module:callable") from error
     if not callable(found):
         raise DataError(f"{title} is not callable; write module:callable, a function that yields batches")
-    return lambda: iter(found())
+    return lambda: _called(found, title)
+
+
+def _called(function: Callable[[], Any], title: str) -> Iterator[Any]:
+    try:
+        yield from function()
+    except Exception as error:  # so may the callable
+        raise DataError(f"{title} fails: {_fault(error)}; it is called without arguments and yields batches") from error
 
 
 def _raw(item: Any, title: str) -> Raw:
@@ -197,6 +205,12 @@ def _array(value: Any, title: str) -> np.ndarray:
     if array.dtype == object:
         raise DataError(f"{title} yields a {type(value).__name__} that is no array of numbers; yield arrays")
     return array
+
+
+def _fault(error: Exception) -> str:
+    """The error and where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {_line(error)} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def _line(error: BaseException) -> str:

@@ -62,15 +62,15 @@ class Recipe:
             raise OptionError(f"--bits {self.bits:g} is not a number of bits per weight; give for example 4.25")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise OptionError(f"--tolerance {self.tolerance:g} is not between 0 and 1; give for example 0.01")
-        if self.points is not None and not 1 <= self.points <= self.base_method(has_data=False).most_points:
-            most = self.base_method(has_data=False).most_points
-            raise OptionError(f"--points {self.points} of {self.weights} is not between 1 and {most}; give fewer")
+        most = self.base_method(has_data=True).most_points
+        if self.points is not None and not 1 <= self.points <= most:
+            fix = "one at least" if self.points < 1 else f"at most {most}, or a wider base format"
+            raise OptionError(f"--points {self.points} of {self.weights} is not between 1 and {most}; give {fix}")
         for pattern in self.keep_float:
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise OptionError(f"--keep-float {pattern!r} is no regular expression: {error}; escape it") from None
-        self.base_method(has_data=True)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Recipe:

@@ -100,6 +100,25 @@ def test_what_is_no_data(spec: object) -> None:
         open_data(spec)
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero .feeds.py, line 1."),
+        ("def made(argument): ...", "fails: TypeError: .*missing 1 required .*called without arguments"),
+        ("def made(): return 7", "fails: TypeError: 'int' object is not iterable"),
+        ("def made():\n    yield {'x': images}", "fails: NameError: .*images.* .feeds.py, line 2."),
+    ],
+)
+def test_what_fails_in_code_of_the_user_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str
+) -> None:
+    (tmp_path / "feeds.py").write_text(body)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "feeds", raising=False)
+    with pytest.raises(DataError, match=f"^--data feeds:made {words}"):
+        fit(open_data("feeds:made"), IMAGE)
+
+
 def test_memory_is_data_too() -> None:
     array = images()
     for spec in ({"x": array}, array, torch.from_numpy(array), [{"x": array[:2]}, {"x": array[2:]}], lambda: [array]):

@@ -15,6 +15,7 @@ from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
 from calibration.spec import InputSpec
+from ptq.errors import OptionError
 from ptq.lowering import Activations, Execution, SiteLowering, execution, find_activations, lower
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
@@ -42,6 +43,16 @@ class Job:
     capture: CaptureOptions = field(default_factory=CaptureOptions)
     images: ImageOptions | None = None
     max_drop: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without looking at the files.
+
+        Raises:
+            OptionError: the accepted drop is not a fraction.
+
+        """
+        if not 0 <= self.max_drop <= 1:
+            raise OptionError(f"--max-drop {self.max_drop:g} is not a fraction from 0 to 1; give for example 0.02")
 
 
 def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
