@@ -93,3 +93,25 @@ def test_every_node_has_a_name_of_its_own(opset: int) -> None:
     assert len(names) == len(set(names))
     assert all(names)
     assert made.opset_imports[""] == 21
+
+
+@pytest.mark.parametrize(
+    ("axes", "keepdims", "expected"),
+    [
+        ([2, 3], 1, {"GlobalAveragePool": 1}),
+        ([-1, -2], 0, {"GlobalAveragePool": 1, "Flatten": 1}),
+        ([1, 2, 3], 1, {"ReduceMean": 1}),
+        ([3], 1, {"ReduceMean": 1}),
+    ],
+)
+def test_the_mean_over_all_positions_is_a_pooling(axes: list[int], keepdims: int, expected: dict[str, int]) -> None:
+    nodes = f"axes = Constant<value_ints={axes}>() y = ReduceMean<keepdims={keepdims}>(x, axes)"
+    assert prepared(nodes, opset=18) == expected
+
+
+def test_the_mean_within_a_layer_norm_is_left_alone() -> None:
+    nodes = """
+        flat = Constant<value_ints=[0, 3, 36]>() rows = Reshape(x, flat)
+        axes = Constant<value_ints=[2]>() y = ReduceMean<keepdims=1>(rows, axes)
+    """
+    assert prepared(nodes, opset=18) == {"Reshape": 1, "ReduceMean": 1}

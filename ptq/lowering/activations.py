@@ -18,6 +18,9 @@ from ptq.model.sites import CONV, constant
 _COMPUTED = frozenset({"Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid"})
 """Operators with an integer kernel of their own, whose output has a scale of its own."""
 
+_GATES = frozenset({"HardSwish", "HardSigmoid"})
+"""Operators without one that are worth it all the same: a HardSwish can be split, a HardSigmoid feeds a product."""
+
 _MOVED = frozenset(
     {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Expand", "Identity"}
 )
@@ -31,13 +34,15 @@ class Activations:
     """The nodes that compute in integers, and the tensors that get a QuantizeLinear.
 
     `shared` maps a tensor to the one whose scale it has; `bounds` holds the interval of those behind a Relu or Clip,
-    which their quantized range must not leave, or the kernel does not absorb the operator.
+    which their quantized range must not leave, or the kernel does not absorb the operator. `swished` are the tensors
+    that nothing but a HardSwish reads.
     """
 
     integer: frozenset[str]
     quantized: tuple[str, ...]
     shared: dict[str, str]
     bounds: dict[str, tuple[float, float]]
+    swished: tuple[str, ...]
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -74,13 +79,24 @@ def find_activations(graph: ir.Graph, static: Collection[str]) -> Activations:
             integer.add(str(absorbed.name))
             bounds[str(value.name)] = _bounds(absorbed)
         quantized[str(value.name)] = None
-    return Activations(frozenset(integer), tuple(quantized), shared, bounds)
+    alone = [name for name in quantized if name not in shared and name not in bounds and name not in shared.values()]
+    return Activations(frozenset(integer), tuple(quantized), shared, bounds, _swished(graph, integer, alone))
+
+
+def _swished(graph: ir.Graph, integer: Collection[str], alone: Collection[str]) -> tuple[str, ...]:
+    """Those of the tensors that nothing but an integer HardSwish reads."""
+    found = []
+    for node in graph:
+        value = node.inputs[0] if node.op_type == "HardSwish" and node.name in integer else None
+        if value is not None and value.name in alone and len(value.uses()) == 1 and not value.is_graph_output():
+            found.append(str(value.name))
+    return tuple(found)
 
 
 def _stays_integer(node: ir.Node, quantized: Collection[str]) -> bool:
     if node.op_type in _MOVED:
         return node.inputs[0] is not None and node.inputs[0].name in quantized
-    if node.op_type not in _COMPUTED:
+    if node.op_type not in _COMPUTED | _GATES:
         return False
     return all(value is not None and value.name in quantized for value in node.inputs)
 
@@ -89,7 +105,7 @@ def _wanted(graph: ir.Graph, static: frozenset[str]) -> frozenset[str]:
     """Tensors from which integer kernels alone lead to a static site."""
     wanted: set[str] = set()
     for node in reversed(list(graph)):
-        passes = node.op_type in _COMPUTED | _MOVED | _ABSORBED
+        passes = node.op_type in _COMPUTED | _GATES | _MOVED | _ABSORBED
         if node.name in static or (passes and any(v.name in wanted for v in node.outputs)):
             inputs = node.inputs if node.op_type in _COMPUTED else node.inputs[:1]
             wanted |= {str(value.name) for value in inputs if value is not None}

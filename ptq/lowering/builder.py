@@ -80,3 +80,13 @@ class Builder:
     def cast(self, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
         """Cast to another type."""
         return self.call("Cast", value, name=name, to=int(dtype))
+
+
+def replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
+    """Let a value stand for the output of a node, and drop the node."""
+    old = node.outputs[0]
+    result.shape, result.type = old.shape, old.type
+    name = old.name
+    ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
+    old.name, result.name = f"{name}/float", name
+    graph.remove(node, safe=True)

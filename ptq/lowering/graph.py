@@ -11,8 +11,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ptq.errors import ModelError
+from ptq.lowering import hard_swish
 from ptq.lowering.activations import find_activations
-from ptq.lowering.builder import Builder
+from ptq.lowering.builder import Builder, replace
 from ptq.lowering.quantizers import Quantized, Quantizers
 from ptq.lowering.weights import Int8Weight, int8_weight
 from ptq.model.graph import Model
@@ -65,7 +66,11 @@ def lower(model: Model, sites: Mapping[str, SiteLowering], ranges: Mapping[str, 
     _raise_opset(copy, sites)
     nodes = {str(node.name): node for node in graph}
     static = {u.node for s in model.sites if sites[s.name].execution is Execution.STATIC for u in s.uses}
-    quantized = Quantizers(graph, find_activations(graph, static), ranges).insert() if static else {}
+    activations = find_activations(graph, static)
+    grids = hard_swish.grids(activations.swished, ranges)
+    quantized = Quantizers(graph, activations, ranges, grids).insert()
+    for name in grids:
+        hard_swish.split(graph, quantized[name])
     dynamic: dict[str, ir.Node] = {}
     for site in model.sites:
         _lower_site(graph, site, [nodes[u.node] for u in site.uses], sites[site.name], quantized, dynamic)
@@ -139,7 +144,7 @@ def _dynamic(
     numbers = builder.cast(product.outputs[0], ir.DataType.FLOAT, "numbers")
     steps = builder.call("Mul", scale, weight.scale, name="steps")
     result = builder.call("Mul", numbers, steps, name="result")
-    _replace(graph, node, result)
+    replace(graph, node, result)
 
 
 def _gemm(
@@ -163,17 +168,7 @@ def _gemm(
     )
     product = builder.node("Gemm", data.image, weight_image, image, name="gemm", transB=1)
     product.metadata_props.update(_marks(node))
-    _replace(graph, add or node, product.outputs[0])
-
-
-def _replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:
-    """Let a value stand for the output of a node, and drop the node."""
-    old = node.outputs[0]
-    result.shape, result.type = old.shape, old.type
-    name = old.name
-    ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
-    old.name, result.name = f"{name}/float", name
-    graph.remove(node, safe=True)
+    replace(graph, add or node, product.outputs[0])
 
 
 def _shift_bias(graph: ir.Graph, site: Site, shift: np.ndarray | None) -> None:

@@ -19,11 +19,12 @@ _FLOAT_KERNELS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Scale and zero point of a uint8 activation: rank-0 values of the graph, and the scale as a number."""
+    """Scale and zero point of a uint8 activation: rank-0 values of the graph, and both as numbers."""
 
     scale: ir.Value
     zero_point: ir.Value
     step: float
+    zero: int
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ class Quantized:
 
 @dataclass
 class Quantizers:
-    """Places one QuantizeLinear for each tensor of `activations`."""
+    """Places one QuantizeLinear for each tensor of `activations`; `grids` has scales and zero points that are given."""
 
     graph: ir.Graph
     activations: Activations
     ranges: Mapping[str, ActivationRange]
+    grids: Mapping[str, tuple[float, int]]
     _known: dict[str, Quantizer] = field(default_factory=dict)
 
     def insert(self) -> dict[str, Quantized]:
@@ -86,14 +88,18 @@ class Quantizers:
     def _quantizer(self, builder: Builder, name: str) -> Quantizer:
         source = self.activations.shared.get(name, name)
         if source not in self._known:
-            scale, zero_point = affine(formats.get("uint8"), self.ranges[source].low, self.ranges[source].high)
-            step = _within(float(scale), zero_point, self.activations.bounds.get(source))
+            step, zero_point = self.grids.get(source) or self._grid(source)
             self._known[source] = Quantizer(
                 builder.constant("scale", np.array(step, np.float32)),
                 builder.constant("zero_point", np.array(zero_point, np.uint8)),
                 float(np.float32(step)),
+                zero_point,
             )
         return self._known[source]
+
+    def _grid(self, name: str) -> tuple[float, int]:
+        scale, zero_point = affine(formats.get("uint8"), self.ranges[name].low, self.ranges[name].high)
+        return _within(float(scale), zero_point, self.activations.bounds.get(name)), zero_point
 
     def _private(self, reader: ir.Node, integers: ir.Value, image: ir.Value, quantizer: Quantizer) -> ir.Value:
         """What a reader is fed: a kernel that stays float gets a DequantizeLinear of its own, with a scale per channel.
@@ -113,9 +119,7 @@ class Quantizers:
         rank = len(image.shape) if image.shape is not None else 0
         builder = Builder(self.graph, reader, f"{reader.name}/input")
         scale = builder.constant("scale", np.full(size, quantizer.step, np.float32))
-        array = quantizer.zero_point.const_value
-        zero = int(array.numpy()) if array is not None else 0
-        zero_point = builder.constant("zero_point", np.full(size, zero, np.uint8))
+        zero_point = builder.constant("zero_point", np.full(size, quantizer.zero, np.uint8))
         return builder.call("DequantizeLinear", integers, scale, zero_point, name="dequantize", axis=axis % rank)
 
 

@@ -25,6 +25,7 @@ TARGET_OPSET = 21
 _IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 _FOLD_LIMIT = 1 << 31
 _SMALL = 64
+_IMAGE_RANK = 4
 _STANDARD = ("", "ai.onnx")
 
 
@@ -115,13 +116,36 @@ def _fold(model: ir.Model) -> None:
         [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule],
     )
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.ShapeInferencePass()(model)  # which the next needs
+    _pool_means(model.graph)
     passes.ShapeInferencePass()(model)
+
+
+def _pool_means(graph: ir.Graph) -> None:
+    """Write the mean over all positions of an image as the pooling that it is, for which there are integer kernels."""
+    for node in list(graph):
+        value = node.inputs[0] if node.op_type == "ReduceMean" and len(node.inputs) == 2 else None
+        axes = _numbers(node.inputs[1]) if value is not None else None
+        rank = len(value.shape) if value is not None and value.shape is not None else 0
+        if axes is None or rank < _IMAGE_RANK or sorted(axis % rank for axis in axes) != list(range(2, rank)):
+            continue
+        made = [ir.node("GlobalAveragePool", [value], name=node.name)]
+        if not node.attributes.get_int("keepdims", 1):
+            made.append(ir.node("Flatten", made[0].outputs, {"axis": 1}, name=f"{node.name}/flatten"))
+            made[0].outputs[0].name = f"{node.outputs[0].name}/pooled"
+        ir.convenience.replace_nodes_and_values(graph, node, [node], made, node.outputs, made[-1].outputs)
 
 
 def _is_small_fill(node: ir.Node) -> bool | None:
     """ConstantOfShape is not folded by itself, as it may be large; the computed padding of older exporters is small."""
     shape = node.inputs[0].const_value if node.op_type == "ConstantOfShape" and node.inputs[0] is not None else None
     return True if shape is not None and shape.numpy().prod() <= _SMALL else None
+
+
+def _numbers(value: ir.Value | None) -> list[int] | None:
+    """A constant vector of integers."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return None if tensor is None else [int(number) for number in tensor.numpy().reshape(-1)]
 
 
 def _unique_node_names(graph: ir.Graph) -> None:
