@@ -46,7 +46,9 @@ def operators(path: Path) -> collections.Counter[str]:
     return collections.Counter(node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node)
 
 
-@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (4.0, 1.0), (0.2, 0.0), (0.5, 5.0), (0.5, -5.0), (2.0, -4.0)])
+@pytest.mark.parametrize(
+    ("factor", "shift"), [(1.0, 0.0), (4.0, 1.0), (2.0, 8.0), (20.0, 0.0), (0.5, -5.0), (2.0, -4.0)]
+)
 def test_integers_all_the_way_and_the_same_numbers(tmp_path: Path, factor: float, shift: float) -> None:
     path, sqnr = quantized(network(factor=factor, shift=shift), tmp_path)
     ran = operators(path)
@@ -60,7 +62,8 @@ def test_integers_all_the_way_and_the_same_numbers(tmp_path: Path, factor: float
 @pytest.mark.parametrize(
     ("nodes", "factor"),
     [
-        ("h = HardSwish (a)", 60.0),  # reaches so far that a grid from -3 would be too coarse
+        ("h = HardSwish (a)", 0.1),  # a grid from -3 would be much coarser than one of what there is
+        ("h = HardSwish (a)", 1000.0),  # no zero point is left
         ("s = HardSwish (a)\n h = Add (s, a)", 1.0),  # another reader needs what lies below -3
         ("r = Relu (a)\n h = HardSwish (r)", 1.0),  # the kernel of the convolution holds the range at 0
     ],

@@ -20,16 +20,17 @@ from ptq.ranges import ActivationRange
 
 _LOWEST = 3.0
 _LEVELS = 255
-_LEAST_ZERO_POINT = 16
-"""Below this, rounding the zero point would cost the grid more than a sixteenth of its range."""
+_MOST_COARSENING = 1.25
+"""How many times as coarse as a grid of just what was seen the one from -3 may be."""
 
 
 def grids(inputs: Iterable[str], ranges: Mapping[str, ActivationRange]) -> dict[str, tuple[float, int]]:
     """Scale and zero point of uint8 from -3 to what each tensor reaches at least; not where that is too coarse."""
     found = {}
     for name in inputs:
-        zero_point = math.floor(_LOWEST * _LEVELS / (_LOWEST + ranges[name].high))
-        if zero_point >= _LEAST_ZERO_POINT:
+        seen = ranges[name]
+        zero_point = math.floor(_LOWEST * _LEVELS / (_LOWEST + seen.high))
+        if zero_point and _LOWEST / zero_point * _LEVELS <= _MOST_COARSENING * (seen.high - seen.low):
             found[name] = (float(np.float32(_LOWEST / zero_point)), zero_point)
     return found
 
