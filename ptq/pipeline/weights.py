@@ -106,15 +106,18 @@ def has_own_bias(model: Model, site: Site) -> bool:
 
 def _least_scale(model: Model, plan: Plan, site: Site, statistics: Statistics) -> Tensor | None:
     """Scales below this would make the int32 bias overflow, which is counted in steps of input times weight."""
-    use = site.uses[0]
-    if not plan.activations or use.bias is None or execution(model, site) is not Execution.STATIC:
+    if not plan.activations or execution(model, site) is not Execution.STATIC:
         return None
-    seen = statistics.ranges.get(use.input)
-    if seen is None:
-        return None
-    step, _ = affine(formats.get("uint8"), seen.low, seen.high)
-    bias = np.abs(model.initializer(use.bias).astype(np.float64)).reshape(-1)
-    return torch.from_numpy(np.broadcast_to(bias / (float(step) * _MOST_BIAS_STEPS), (site.rows,)).astype(np.float32))
+    least = None
+    for use in site.uses:
+        seen = statistics.ranges.get(use.input)
+        if use.bias is None or seen is None:
+            continue
+        step, _ = affine(formats.get("uint8"), seen.low, seen.high)
+        bias = torch.from_numpy(np.abs(model.initializer(use.bias).astype(np.float64)).reshape(-1))
+        here = (bias / (float(step) * _MOST_BIAS_STEPS)).float().expand(site.rows)
+        least = here if least is None else least.maximum(here)
+    return least
 
 
 def _allocate(given: _Given, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages) -> Rungs:
