@@ -26,6 +26,10 @@ def test_a_format_is_an_ascending_table_that_fits_its_bits(name: str) -> None:
     assert len(set(fmt.codes)) == len(fmt.values) <= 2**fmt.bits
     assert (fmt.min, fmt.max) == (fmt.values[0], fmt.values[-1])
     assert 0.0 in fmt.values or isinstance(fmt, LogFormat)
+    assert 0 <= max(fmt.codes) < 2**fmt.bits
+    steps = [value / fmt.step for value in fmt.values]
+    assert all(step == round(step) for step in steps)
+    assert fmt.fits_int8 == (max(map(abs, steps)) <= 127)
     assert hash(fmt) == hash(formats.get(name))
 
 
@@ -54,36 +58,25 @@ def test_bytes_are_those_of_numpy() -> None:
     assert IntFormat("int8", 8, narrow=False).min == np.iinfo("i1").min
 
 
-@pytest.mark.parametrize("fmt", [fmt for fmt in formats.FORMATS.values() if fmt.onnx])
-def test_onnx_holds_every_code_from_the_least_opset_on(fmt: formats.Format) -> None:
+@pytest.mark.parametrize("fmt", [fmt for fmt in formats.FORMATS.values() if fmt.onnx], ids=lambda fmt: fmt.name)
+def test_onnx_reads_the_codes_as_the_values_from_the_least_opset_on(fmt: formats.Format) -> None:
     assert fmt.onnx is not None
     assert fmt.least_opset is not None
     kind = onnx.TensorProto.DataType.Value(fmt.onnx)
-    codes = np.array(fmt.codes).astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
-    packed = onnx.numpy_helper.from_array(codes, "codes")
-    assert packed.data_type == kind
-    assert len(packed.raw_data) == -(-len(codes) * fmt.bits // 8)
-    assert onnx.numpy_helper.to_array(packed).astype(int).tolist() == list(fmt.codes)
-    assert _dequantizes(fmt.onnx, fmt.least_opset)
-    assert not _dequantizes(fmt.onnx, fmt.least_opset - 1)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    patterns = np.array(fmt.codes).astype(np.int8 if fmt.min < 0 and fmt.codes[0] < 0 else np.uint8)
+    numbers = patterns.astype(dtype) if "INT" in fmt.onnx else patterns.view(dtype)
+    stored = onnx.numpy_helper.from_array(numbers, "codes")
+    assert stored.data_type == kind
+    assert len(stored.raw_data) == -(-len(numbers) * fmt.bits // 8)
+    assert onnx.numpy_helper.to_array(stored).astype(np.float64).tolist() == list(fmt.values)
+    assert _casts(fmt.onnx, fmt.least_opset)
+    assert not _casts(fmt.onnx, fmt.least_opset - 1) or (fmt.bits == 8 and "INT" in fmt.onnx)
 
 
-def _dequantizes(kind: str, opset: int) -> bool:
-    try:
-        schema = onnx.defs.get_schema("DequantizeLinear", opset)
-    except onnx.defs.SchemaError:
-        return False
+def _casts(kind: str, opset: int) -> bool:
+    schema = onnx.defs.get_schema("Cast", opset)
     return any(f"tensor({kind.lower()})" in constraint.allowed_type_strs for constraint in schema.type_constraints)
-
-
-@pytest.mark.parametrize(("name", "held_by"), [("int2", "int2"), ("int3", "int4"), ("int4", "int4"), ("int8", "int8")])
-def test_the_carrier_is_the_narrowest_type_of_onnx(name: str, held_by: str) -> None:
-    assert formats.carrier(formats.get(name)).name == held_by
-
-
-def test_what_onnx_cannot_hold_has_no_carrier() -> None:
-    with pytest.raises(OptionError, match="no type that holds 'int12'; choose"):
-        formats.carrier(IntFormat("int12", 12))
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:

@@ -5,13 +5,15 @@ A family of formats is a module of this package with a tuple `FORMATS`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 from ptq import registry
-from ptq.errors import OptionError
+
+INT8_MAX: Final = 127
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,18 @@ class Format:
         return None
 
     @property
+    def step(self) -> float:
+        """The largest number that all others are multiples of."""
+        ratios = [value.as_integer_ratio() for value in self.values if value]
+        over = math.lcm(*(below for _, below in ratios))
+        return math.gcd(*(above * (over // below) for above, below in ratios)) / over
+
+    @property
+    def fits_int8(self) -> bool:
+        """Whether its numbers are small multiples of one step, so that integer kernels compute with them exactly."""
+        return max(-self.min, self.max) / self.step <= INT8_MAX
+
+    @property
     def max(self) -> float:
         """The largest number."""
         return self.values[-1]
@@ -66,18 +80,3 @@ def get(name: str) -> Format:
 
     """
     return registry.get("format", name, FORMATS)
-
-
-def carrier(fmt: Format) -> Format:
-    """The narrowest format with an ONNX type that holds every code of a format: itself, or int4 for int3.
-
-    Raises:
-        OptionError: ONNX has no such type.
-
-    """
-    if fmt.onnx:
-        return fmt
-    able = [other for other in FORMATS.values() if other.onnx and set(fmt.codes) <= set(other.codes)]
-    if not able:
-        raise OptionError(f"ONNX has no type that holds {fmt.name!r}; choose a format that it can store")
-    return min(able, key=lambda other: other.bits)

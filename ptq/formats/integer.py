@@ -8,7 +8,14 @@ from typing import Final
 
 from ptq.formats import Format
 
-_ONNX: Final = {(2, True): ("INT2", 25), (4, True): ("INT4", 21), (8, True): ("INT8", 10), (8, False): ("UINT8", 10)}
+_ONNX: Final = {
+    (2, True): ("INT2", 25),
+    (2, False): ("UINT2", 25),
+    (4, True): ("INT4", 21),
+    (4, False): ("UINT4", 21),
+    (8, True): ("INT8", 10),
+    (8, False): ("UINT8", 10),
+}
 """Bits and sign: the type and the opset (https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html)."""
 
 
@@ -45,6 +52,10 @@ FORMATS: Final = (
     IntFormat("int2", 2),
     IntFormat("int3", 3),
     IntFormat("int4", 4),
+    IntFormat("int5", 5),
+    IntFormat("int6", 6),
     IntFormat("int8", 8),
+    IntFormat("uint2", 2, signed=False, narrow=False),
+    IntFormat("uint4", 4, signed=False, narrow=False),
     IntFormat("uint8", 8, signed=False, narrow=False),
 )

@@ -1,0 +1,37 @@
+"""Formats that are a list of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from ptq.formats import Format
+
+
+@dataclass(frozen=True)
+class CodebookFormat(Format):
+    """The numbers themselves, ascending; a code is a place in the list."""
+
+    book: tuple[float, ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The list."""
+        return self.book
+
+    @cached_property
+    def codes(self) -> tuple[int, ...]:
+        """Places in the list."""
+        return tuple(range(len(self.book)))
+
+
+_NF4: Final = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
+"""Quantiles of the normal distribution between -1 and 1 (QLoRA, arXiv:2305.14314, appendix E)."""
+
+FORMATS: Final = (CodebookFormat("nf4", 4, _NF4),)
