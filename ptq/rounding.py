@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import cache
 
@@ -35,15 +36,25 @@ def round_to(
         if generator is None:
             raise OptionError("stochastic rounding has no generator; pass a seeded torch.Generator")
         return _stochastic(fmt, x, generator)
+    return nearest(fmt)(x)
+
+
+def nearest(fmt: Format) -> Callable[[Tensor], Tensor]:
+    """`round_to` the nearest number, for loops that round many small tensors to one format."""
     if _is_integer_grid(fmt):
-        return x.round().clamp(fmt.min, fmt.max)
-    table = torch.tensor(fmt.values, dtype=torch.float64, device=x.device)
-    index = torch.searchsorted(_boundaries(fmt).to(x.device), x.double())
-    return _kept_nan(x, table[index])
+        low, high = fmt.min, fmt.max
+        return lambda x: x.round().clamp(low, high)
+    table, boundaries = _table(fmt), _boundaries(fmt)
+
+    def from_table(x: Tensor) -> Tensor:
+        index = torch.searchsorted(boundaries.to(x.device), x.double())
+        return _kept_nan(x, table.to(x.device)[index])
+
+    return from_table
 
 
 def _stochastic(fmt: Format, x: Tensor, generator: torch.Generator) -> Tensor:
-    table = torch.tensor(fmt.values, dtype=torch.float64, device=x.device)
+    table = _table(fmt).to(x.device)
     inside = x.double().clamp(fmt.min, fmt.max)
     upper = torch.searchsorted(table, inside, right=True).clamp(1, len(table) - 1)
     low, high = table[upper - 1], table[upper]
@@ -53,6 +64,11 @@ def _stochastic(fmt: Format, x: Tensor, generator: torch.Generator) -> Tensor:
 
 def _kept_nan(x: Tensor, rounded: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, rounded.to(x.dtype))
+
+
+@cache
+def _table(fmt: Format) -> Tensor:
+    return torch.tensor(fmt.values, dtype=torch.float64)
 
 
 @cache
@@ -68,7 +84,7 @@ def _boundaries(fmt: Format) -> Tensor:
 
     A boundary is halfway, or just under it when the tie goes to the upper number.
     """
-    values = torch.tensor(fmt.values, dtype=torch.float64)
+    values = _table(fmt)
     even = torch.tensor(fmt.codes) % 2 == 0
     halfway = (values[:-1] + values[1:]) / 2
     below = torch.nextafter(halfway, torch.tensor(-torch.inf, dtype=torch.float64))

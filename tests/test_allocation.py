@@ -9,7 +9,8 @@ from torch import Tensor
 from ptq import allocation, formats
 from ptq.errors import OptionError
 from ptq.ladder import Ladder
-from ptq.methods.multipoint import Curvature, Multipoint
+from ptq.methods.multipoint import Multipoint
+from ptq.solve import Curvature
 
 
 def ladder(rows: int, columns: int, *, seed: int = 0, scale: Tensor | float = 1.0, base: str = "int4") -> Ladder:

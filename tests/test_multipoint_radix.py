@@ -8,10 +8,12 @@ from torch import Tensor
 
 from ptq import formats, scales
 from ptq.errors import OptionError
-from ptq.methods.multipoint import Curvature, Multipoint
-from ptq.methods.multipoint.hessian import nearest_rows
+from ptq.formats.integer import Integers
+from ptq.methods.multipoint import Multipoint
 from ptq.methods.multipoint.radix import Radix
-from ptq.methods.multipoint.solve import scale_grid, solve
+from ptq.solve import Curvature
+from ptq.solve.feedback import nearest_rows
+from ptq.solve.search import scale_grid, solve
 
 FORMATS = ("int4", "int3", "int2")
 
@@ -83,8 +85,11 @@ def test_digits_refuse_what_does_not_fit() -> None:
 def test_gaussian_rows_at_the_known_precision(limit: int, least: float, most: float) -> None:
     """Two 4-bit points reach 41.4 dB on Gaussian rows, int8 42.4 dB."""
     weight = gaussian(1, 64, 512)
-    plain = solve(weight, limit, Curvature.unknown(1, 512), feedback=False)
-    nearest = nearest_rows(weight, weight.abs().amax(-1) / limit, limit) * (weight.abs().amax(-1) / limit)[..., None]
+    plain = solve(weight, Integers.up_to(limit), Curvature.unknown(1, 512), feedback=False)
+    nearest = (
+        nearest_rows(weight, weight.abs().amax(-1) / limit, Integers.up_to(limit))
+        * (weight.abs().amax(-1) / limit)[..., None]
+    )
     assert least <= decibels(weight, nearest) <= most
     assert decibels(weight, plain.dequantized()) >= decibels(weight, nearest) - 0.2  # scales have 8 bits
 
@@ -92,8 +97,8 @@ def test_gaussian_rows_at_the_known_precision(limit: int, least: float, most: fl
 @pytest.mark.parametrize("limit", [1, 7, 112])
 def test_feedback_beats_nearest_on_the_output(limit: int) -> None:
     x, weight = inputs(4000, 48), gaussian(1, 24, 48)
-    fed = solve(weight, limit, curvature(x), feedback=True)
-    near = solve(weight, limit, curvature(x), feedback=False)
+    fed = solve(weight, Integers.up_to(limit), curvature(x), feedback=True)
+    near = solve(weight, Integers.up_to(limit), curvature(x), feedback=False)
     errors = [float(((weight - found.dequantized())[0] @ x.T).square().sum()) for found in (fed, near)]
     assert errors[0] < 0.8 * errors[1]
 
@@ -101,7 +106,7 @@ def test_feedback_beats_nearest_on_the_output(limit: int) -> None:
 def test_the_error_is_that_of_the_result() -> None:
     x, weight = inputs(300, 20), gaussian(1, 8, 20)
     curve = curvature(x)
-    found = solve(weight, 7, curve, feedback=True)
+    found = solve(weight, Integers.up_to(7), curve, feedback=True)
     again = curve.errors(curve.arranged(weight - found.dequantized()))
     torch.testing.assert_close(found.error, again, rtol=1e-3, atol=1e-6)
 
@@ -111,7 +116,7 @@ def test_scales_are_stored_exactly_and_not_below_the_least() -> None:
     least = torch.full((1, 8), 0.9)
     found = solve(
         weight,
-        7,
+        Integers.up_to(7),
         curvature(inputs(300, 20)),
         feedback=True,
         grid=scale_grid(weight, [7], curvature(inputs(300, 20)), least),
@@ -165,10 +170,10 @@ def test_awkward_weights_and_inputs(case: str, name: str) -> None:
 def test_groups_are_quantized_apart() -> None:
     weight, x = gaussian(3, 2, 9), torch.stack([inputs(300, 9) * k for k in (1, 5, 0.1)])
     gram = x.double().transpose(1, 2) @ x.double() / 300
-    together = solve(weight, 7, Curvature.of(gram, 300), feedback=True)
+    together = solve(weight, Integers.up_to(7), Curvature.of(gram, 300), feedback=True)
     for k in range(3):
-        alone = solve(weight[k : k + 1], 7, Curvature.of(gram[k : k + 1], 300), feedback=True)
-        assert torch.equal(together.integers[k], alone.integers[0])
+        alone = solve(weight[k : k + 1], Integers.up_to(7), Curvature.of(gram[k : k + 1], 300), feedback=True)
+        assert torch.equal(together.values[k], alone.values[0])
 
 
 def test_more_samples_damp_less() -> None:

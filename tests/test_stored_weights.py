@@ -15,9 +15,10 @@ from ptq import formats, scales
 from ptq.ladder import Ladder
 from ptq.lowering.builder import Builder
 from ptq.lowering.weights import int8_weight
-from ptq.methods.multipoint import Curvature, Multipoint
+from ptq.methods.multipoint import Multipoint
 from ptq.model.prepare import ir_version
 from ptq.qtensor import QTensor, rows_bits
+from ptq.solve import Curvature
 
 SHAPES = [(40, 3, 3, 3), (300, 5), (1, 1), (7, 13)]
 

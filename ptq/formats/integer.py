@@ -48,12 +48,35 @@ class IntFormat(Format):
         return _ONNX.get((self.bits, self.signed), (None, None))[1]
 
 
+@dataclass(frozen=True)
+class Integers(Format):
+    """All integers up to a limit: what the points of a row come to in sum, which nothing stores as such."""
+
+    limit: int
+
+    @classmethod
+    def up_to(cls, limit: int) -> Integers:
+        """From `-limit` to `limit`."""
+        return cls(f"integers up to {limit}", (2 * limit).bit_length(), limit)
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """The integers as floats, ascending."""
+        return tuple(map(float, self.codes))
+
+    @cached_property
+    def codes(self) -> tuple[int, ...]:
+        """The integers themselves."""
+        return tuple(range(-self.limit, self.limit + 1))
+
+
 FORMATS: Final = (
     IntFormat("int2", 2),
     IntFormat("int3", 3),
     IntFormat("int4", 4),
     IntFormat("int5", 5),
     IntFormat("int6", 6),
+    IntFormat("int7", 7),
     IntFormat("int8", 8),
     IntFormat("uint2", 2, signed=False, narrow=False),
     IntFormat("uint4", 4, signed=False, narrow=False),

@@ -14,7 +14,6 @@ from ptq import allocation, formats
 from ptq.allocation import Rungs
 from ptq.ladder import Ladder
 from ptq.lowering import Execution, execution
-from ptq.methods.multipoint import Curvature
 from ptq.model.graph import Model
 from ptq.model.sites import Site
 from ptq.pipeline.calibrate import Statistics
@@ -23,6 +22,7 @@ from ptq.qtensor import QTensor
 from ptq.ranges import affine
 from ptq.recipe import Plan
 from ptq.sensitivity import output_effects
+from ptq.solve import Curvature
 
 _MOST_BIAS_STEPS = 2.0**30
 

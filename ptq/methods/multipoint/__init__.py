@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ptq.methods.multipoint.hessian import Curvature
 from ptq.methods.multipoint.method import Multipoint
 
 METHOD = Multipoint
 
-__all__ = ["METHOD", "Curvature", "Multipoint"]
+__all__ = ["METHOD", "Multipoint"]

@@ -13,11 +13,9 @@ from ptq.errors import OptionError, suggest
 from ptq.formats import Format
 from ptq.ladder import Ladder
 from ptq.methods.multipoint.greedy import greedy_rows
-from ptq.methods.multipoint.hessian import Curvature
 from ptq.methods.multipoint.radix import Radix
-from ptq.methods.multipoint.solution import Solution
-from ptq.methods.multipoint.solve import scale_grid, solve
 from ptq.qtensor import Term
+from ptq.solve import Curvature, Solution, scale_grid, solve
 
 _GREEDY: Final = {"greedy": "exact", "greedy-grid": "grid"}
 SEARCHES: Final = ("radix", *_GREEDY)
@@ -71,7 +69,7 @@ class Multipoint:
         least = None if least_scale is None else least_scale.reshape(weight.shape[:2])
         grid = scale_grid(weight, [radix.limit for radix in sums.values()], curvature, least)
         feedback = self.rounding == "hessian"
-        found = [solve(weight, radix.limit, curvature, feedback=feedback, grid=grid) for radix in sums.values()]
+        found = [solve(weight, radix.grid, curvature, feedback=feedback, grid=grid) for radix in sums.values()]
         terms = tuple(_terms(each, *one) for each, one in zip(found, sums.items(), strict=True))
         return Ladder(terms, torch.stack([each.error.reshape(-1) for each in found]), power)
 
@@ -104,7 +102,7 @@ class Multipoint:
 
 
 def _terms(found: Solution, formats: tuple[Format, ...], radix: Radix) -> tuple[Term, ...]:
-    planes = radix.split(found.integers.flatten(0, 1).float())
+    planes = radix.split(found.values.flatten(0, 1).float())
     scale = found.scale.reshape(-1)
     parts = zip(planes, radix.worths, formats, strict=True)
     return tuple(Term(plane.to(torch.int8), scale * float(worth), fmt) for plane, worth, fmt in parts)

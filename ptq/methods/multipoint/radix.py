@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ptq.errors import OptionError
+from ptq.formats.integer import Integers
 
 INT8_CEILING = 127
 PORTABLE_CEILING = 63
@@ -42,6 +43,11 @@ class Radix:
     def limit(self) -> int:
         """The largest sum; the smallest is its negative."""
         return sum(digit * worth for digit, worth in zip(self.digits, self.worths, strict=True))
+
+    @property
+    def grid(self) -> Integers:
+        """Every sum."""
+        return Integers.up_to(self.limit)
 
     def fits(self, *, portable: bool) -> bool:
         """Whether int8 kernels compute with every sum."""

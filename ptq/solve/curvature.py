@@ -1,8 +1,4 @@
-"""Rounding with error feedback: GPTQ on a per-row integer grid (arXiv:2210.17323, section 3).
-
-Every row `w` of a weight matrix is rounded to integers `q` on its own grid `scale * {-limit..limit}` so that the
-output error `(w - scale q) H (w - scale q)^T` is small, `H` being the second moment of the inputs.
-"""
+"""What an error in a row does to its output: `r H r^T`, with `H` the second moment of the inputs."""
 
 from __future__ import annotations
 
@@ -16,8 +12,6 @@ _LEAST_DAMPING = 0.01
 """What the paper's code always has."""
 
 _SINGULAR = 0.01
-
-_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -90,31 +84,3 @@ def _inverse_factor(damped: Tensor, mean: Tensor) -> Tensor:
                 return factor
         grown = torch.where(extra > 0, extra * 10, mean.clamp_min(1e-30) * _SINGULAR)
         extra = torch.where(failed[:, None] > 0, grown, extra)
-
-
-def nearest_rows(weight: Tensor, scale: Tensor, limit: int) -> Tensor:
-    """Integers of rows `(groups, rows, in)` by rounding to nearest, even on ties."""
-    return (weight / scale[..., None]).round().clamp(-limit, limit)
-
-
-def round_rows(weight: Tensor, scale: Tensor, limit: int, curvature: Curvature) -> Tensor:
-    """Integers of rows `(groups, rows, in)` in rounding order, grids `(groups, rows)`; same shape as the weight."""
-    work = weight.clone()
-    rounded = torch.empty_like(weight)
-    columns = weight.shape[-1]
-    for start in range(0, columns, _BLOCK):
-        stop = min(start + _BLOCK, columns)
-        block = work[:, :, start:stop]
-        factor = curvature.factor[:, start:stop, start:stop]
-        feedback = torch.empty_like(block)
-        for i in range(stop - start):
-            column = block[:, :, i]
-            q = (column / scale).round().clamp(-limit, limit)
-            rounded[:, :, start + i] = q
-            error = (column - q * scale) / factor[:, i, i, None]
-            feedback[:, :, i] = error
-            if i + 1 < stop - start:
-                block[:, :, i + 1 :] -= error[:, :, None] * factor[:, None, i, i + 1 :]
-        if stop < columns:
-            work[:, :, stop:] -= feedback @ curvature.factor[:, start:stop, stop:]
-    return rounded

@@ -1,0 +1,9 @@
+"""Put the rows of a weight on a grid: what methods have in common."""
+
+from __future__ import annotations
+
+from ptq.solve.curvature import Curvature
+from ptq.solve.search import scale_grid, solve
+from ptq.solve.solution import Solution
+
+__all__ = ["Curvature", "Solution", "scale_grid", "solve"]
