@@ -17,17 +17,19 @@ _Command = Callable[..., Any]
 
 
 _RECIPE = (
-    click.option("--method", default="multipoint", show_default=True, help="How weights are quantized."),
-    click.option("--weights", default="int4", show_default=True, help="Base format: int4, int3, int2."),
+    click.option("--method", default="multipoint", show_default=True, help="multipoint, gptq, rtn."),
+    click.option("--weights", default="int4", show_default=True, help="A format; `ptq formats` lists them."),
+    click.option("--group", help="What shares a scale: channel, tensor, or 16 to 256 weights  [default: channel]."),
     click.option("--bits", type=float, help="Average bits per weight  [default: 0.4 above the base format]."),
     click.option("--tolerance", type=float, help="Add points while a channel's output error exceeds this share."),
     click.option("--points", type=int, help="The same number of points everywhere."),
-    click.option("--per", default="channel", show_default=True, help="Choose points per channel or layer."),
-    click.option("--search", default="radix", show_default=True, help="radix, greedy (the paper's), greedy-grid."),
+    click.option("--per", help="Choose points per channel or layer  [default: channel]."),
+    click.option("--search", help="radix, greedy (the paper's), greedy-grid  [default: radix]."),
     click.option("--rounding", help="nearest or hessian  [default: hessian with data]."),
     click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI."),
-    click.option("--activations", help="uint8 or none  [default: uint8 with data]."),
+    click.option("--activations", help="uint8, dynamic, none, or fp8_* simulated  [default: uint8 with data]."),
     click.option("--range", default="minmax", show_default=True, help="minmax, percentile, mse, entropy."),
+    click.option("--embeddings", default="int8", show_default=True, help="Format of embedding tables, or none."),
     click.option("--first-last", help="Format of the first and last layer: int8."),
     click.option("--keep-float", multiple=True, metavar="REGEX", help="Leave these layers in float; may be repeated."),
 )

@@ -46,10 +46,12 @@ class Ladder:
         return QTensor(tuple(term for term in terms if len(term.values)), self.shape)
 
     def _point(self, k: int, fmt: Format, rung: Tensor) -> Term:
-        """Point `k` of the rows that have it in this format."""
+        """Point `k` of the rows that have it in this format; only a term of all rows may have blocks."""
         sources = {n: p[k] for n, p in enumerate(self.rungs) if k < len(p) and p[k].format == fmt}
         rows = torch.isin(rung, torch.tensor(list(sources))).nonzero()[:, 0]
         first = next(iter(sources.values()))
+        if len(sources) == 1 and len(rows) == len(rung):
+            return first
         values, scale = torch.empty_like(first.values[rows]), torch.empty_like(first.scale[rows])
         for n, term in sources.items():
             here = rung[rows] == n

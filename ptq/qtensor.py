@@ -1,4 +1,4 @@
-"""A quantized weight: a sum of terms `scale * values`, each term over all rows or over some.
+"""A quantized weight: a sum of terms `scale * (values - zero point)`, each term over all rows or over some.
 
 One term is ordinary quantization, several are multipoint (arXiv:2002.09049). When the scales of every row are powers
 of one integer apart, the sum is itself one scale times one integer per weight, and only that scale is stored.
@@ -14,21 +14,36 @@ import torch
 from torch import Tensor
 
 from ptq.errors import OptionError
-from ptq.formats import Format
+from ptq.formats import INT8_MAX, Format
 from ptq.scales import storage_bits
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Groups of `size` weights along a row whose scale is the row's times a factor.
+
+    `factors (rows, groups)` are numbers of the format; the last group of a row may be shorter.
+    """
+
+    size: int
+    factors: Tensor
+    format: Format
 
 
 @dataclass(frozen=True, eq=False)
 class Term:
     """Rows `scale[:, None] * values`: values `(rows, in)` are numbers of the format, scales float32 `(rows,)`.
 
-    `rows` are the rows of the tensor it covers, ascending int64; None when it covers all.
+    `rows` are the rows of the tensor it covers, ascending int64; None when it covers all. `zero_point (rows, groups)`,
+    with one group where there are no blocks, holds numbers of the format that are taken off the values.
     """
 
     values: Tensor
     scale: Tensor
     format: Format
     rows: Tensor | None = None
+    blocks: Blocks | None = None
+    zero_point: Tensor | None = None
 
     def __post_init__(self) -> None:
         shapes = [tuple(part.shape) for part in (self.values, self.scale, self.rows) if part is not None]
@@ -40,6 +55,44 @@ class Term:
             raise OptionError(f"the scales of a term are {self.scale.dtype}, they are stored as float32; round them")
         if self.rows is not None and not bool((self.rows.diff() > 0).all()):
             raise OptionError("the rows of a term repeat or descend; sort them")
+        wanted = (len(self.values), self.groups)
+        factors = None if self.blocks is None else self.blocks.factors
+        for name, part in (("factors", factors), ("zero points", self.zero_point)):
+            if part is not None and tuple(part.shape) != wanted:
+                raise OptionError(f"the {name} of a term are {tuple(part.shape)}; give (rows, groups), {wanted}")
+
+    @property
+    def groups(self) -> int:
+        """How many groups a row has."""
+        return 1 if self.blocks is None else -(-self.values.shape[1] // self.blocks.size)
+
+    @property
+    def step(self) -> float:
+        """What all `numbers` are multiples of."""
+        return self.format.step * (1.0 if self.blocks is None else self.blocks.format.step)
+
+    @property
+    def storage_bits(self) -> int:
+        """Values, factors and zero points at the width of their format."""
+        factors = 0 if self.blocks is None else self.blocks.factors.numel() * self.blocks.format.bits
+        zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.format.bits
+        return self.values.numel() * self.format.bits + factors + zeros
+
+    def describe(self) -> str:
+        """The format and what shares a scale, such as "int4/32"."""
+        return self.format.name if self.blocks is None else f"{self.format.name}/{self.blocks.size}"
+
+    def numbers(self) -> Tensor:
+        """What the scale of a row multiplies: values less zero point, times the factors of groups; float64."""
+        numbers = self.values.double()
+        if self.zero_point is not None:
+            numbers = numbers - self.wide(self.zero_point).double()
+        return numbers if self.blocks is None else numbers * self.wide(self.blocks.factors).double()
+
+    def wide(self, groups: Tensor) -> Tensor:
+        """What belongs to groups `(rows, groups)` by column, `(rows, in)`."""
+        columns = self.values.shape[1]
+        return groups.repeat_interleave(columns if self.blocks is None else self.blocks.size, 1)[:, :columns]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +125,13 @@ class QTensor:
         names = [""] * self.shape[0]
         for term in self.terms:
             for row in range(self.shape[0]) if term.rows is None else term.rows.tolist():
-                names[row] += ("+" if names[row] else "") + term.format.name
+                names[row] += ("+" if names[row] else "") + term.describe()
         return dict(Counter(names))
 
     @property
     def storage_bits(self) -> int:
-        """All that is stored: the values at the width of their format, scales, and which rows partial terms cover."""
-        values = sum(term.values.numel() * term.format.bits for term in self.terms)
+        """All that is stored: the terms, the scales of rows, and which rows partial terms cover."""
+        values = sum(term.storage_bits for term in self.terms)
         which = sum(rows_bits(term.rows, self.shape[0]) for term in self.terms if term.rows is not None)
         scales = [term.scale for term in self.terms] if self.integer_ratios() is None else [self.finest_scale()]
         return values + which + sum(storage_bits(scale) for scale in scales)
@@ -92,7 +145,7 @@ class QTensor:
         """The weight, float32 `(out, in)`: summed in float64 and rounded once."""
         total = torch.zeros(self.shape, dtype=torch.float64, device=self._device)
         for term in self.terms:
-            total[_rows(term)] += term.values.double() * term.scale.double()[:, None]
+            total[_rows(term)] += term.numbers() * term.scale.double()[:, None]
         return total.float()
 
     def integer_ratios(self) -> tuple[int, ...] | None:
@@ -110,6 +163,16 @@ class QTensor:
             coarse[_rows(term)] = term.scale.double()
         return tuple(ratios)
 
+    @property
+    def fits_int8(self) -> bool:
+        """Whether every row is one scale times `step` times integers that an int8 holds."""
+        if self.integer_ratios() is None:
+            return False
+        counts = [term.numbers() / self.step for term in self.terms]
+        if any(bool((count != count.round()).any()) for count in counts):
+            return False
+        return bool((self.integers().abs() <= INT8_MAX).all())
+
     def finest_scale(self) -> Tensor:
         """The scale of the last point of each row, `(out,)`; what `integers` are multiplied by."""
         finest = torch.zeros(self.shape[0], dtype=torch.float64, device=self._device)
@@ -117,8 +180,13 @@ class QTensor:
             finest[_rows(term)] = term.scale.double()
         return finest.float()
 
+    @property
+    def step(self) -> float:
+        """What the numbers of all points are multiples of."""
+        return min((term.step for term in self.terms), default=1.0)
+
     def integers(self) -> Tensor:
-        """The sum of the points of each row as multiples of its finest scale; int64 `(out, in)`.
+        """The sum of the points of each row as multiples of its finest scale times `step`; int64 `(out, in)`.
 
         Raises:
             OptionError: the scales have no integer ratio.
@@ -130,7 +198,7 @@ class QTensor:
         total = torch.zeros(self.shape, dtype=torch.int64, device=self._device)
         for term, ratio in zip(self.terms, ratios, strict=True):
             rows = _rows(term)
-            total[rows] = total[rows] * ratio + term.values.long()
+            total[rows] = total[rows] * ratio + (term.numbers() / self.step).long()
         return total
 
     @property

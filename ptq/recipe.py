@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-from ptq import formats
+from ptq import formats, registry, scheme
 from ptq.errors import ModelError, OptionError, suggest
-from ptq.methods.multipoint import Multipoint
-from ptq.methods.multipoint.method import int8
-from ptq.model.sites import Site
+from ptq.formats import Format
+from ptq.formats.minifloat import FloatFormat
+from ptq.method import Method, Request
+from ptq.methods.rtn import Rtn
+from ptq.model.sites import LOOKUPS, Site
 from ptq.ranges import RANGES
+from ptq.scheme import Scheme
 
-METHODS: Final = ("multipoint",)
-BASES: Final = ("int4", "int3", "int2")
-LAST: Final = "int2"
-"""What the last point of a row may be, where bits or a tolerance decide and not a number of points."""
-ACTIVATIONS: Final = ("uint8", "none")
+METHODS: Final = registry.Modules("ptq.methods")
+UINT8, DYNAMIC, NONE = "uint8", "dynamic", "none"
+INTEGER: Final = (UINT8, DYNAMIC)
+"""Activations that int8 kernels compute with: with ranges from calibration, and with those of every input."""
+
+SIMULATED: Final = tuple(
+    fmt.name for fmt in formats.FORMATS.values() if isinstance(fmt, FloatFormat) and fmt.onnx and fmt.bits == 8
+)
+"""Activations that are rounded to a format and computed with in float: what a runtime that has it would give."""
+
+ACTIVATIONS: Final = (*INTEGER, *SIMULATED, NONE)
 PER: Final = ("channel", "layer")
 ABOVE_BASE: Final = 0.4
 """Bits per weight above the base format that are spent when no option says otherwise."""
+
+EMBEDDINGS: Final = "int8"
+"""The format of embedding tables when no option says otherwise: a row of it is as good as one of float32."""
+
+_FEW_BITS = 8
+_EMBEDDING_GROUP = "32"
 
 
 @dataclass(frozen=True)
@@ -30,15 +45,17 @@ class Recipe:
 
     method: str = "multipoint"
     weights: str = "int4"
+    group: str | None = None
     bits: float | None = None
     tolerance: float | None = None
     points: int | None = None
-    per: str = "channel"
-    search: str = "radix"
+    per: str | None = None
+    search: str | None = None
     rounding: str | None = None
     portable: bool = False
     activations: str | None = None
     range: str = "minmax"
+    embeddings: str = EMBEDDINGS
     first_last: str | None = None
     keep_float: tuple[str, ...] = ()
 
@@ -50,10 +67,11 @@ class Recipe:
 
         """
         _choice("--method", self.method, METHODS)
-        _choice("--weights", self.weights, BASES)
-        _choice("--per", self.per, PER)
+        _choice("--group", self.group, (*scheme.SHARED, None))
+        _choice("--per", self.per, (*PER, None))
         _choice("--range", self.range, RANGES)
-        _choice("--activations", self.activations, (*ACTIVATIONS, None))
+        _choice("--activations", self.activations, (*ACTIVATIONS, None), _why_not)
+        _choice("--embeddings", self.embeddings, (*scheme.known(), NONE))
         _choice("--first-last", self.first_last, ("int8", None))
         chosen = [f"--{name}" for name in ("bits", "tolerance", "points") if getattr(self, name) is not None]
         if len(chosen) > 1:
@@ -62,10 +80,7 @@ class Recipe:
             raise OptionError(f"--bits {self.bits:g} is not a number of bits per weight; give for example 4.25")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise OptionError(f"--tolerance {self.tolerance:g} is not between 0 and 1; give for example 0.01")
-        most = self.base_method(has_data=True).most_points
-        if self.points is not None and not 1 <= self.points <= most:
-            fix = "one at least" if self.points < 1 else f"at most {most}, or a wider base format"
-            raise OptionError(f"--points {self.points} of {self.weights} is not between 1 and {most}; give {fix}")
+        self._base(has_data=True)
         for pattern in self.keep_float:
             try:
                 re.compile(pattern)
@@ -87,13 +102,55 @@ class Recipe:
         values = dict(options)
         keep = values.get("keep_float", ())
         values["keep_float"] = (keep,) if isinstance(keep, str) else tuple(keep)
+        if values.get("group") is not None:
+            values["group"] = str(values["group"])
         return cls(**values)
 
-    def base_method(self, *, has_data: bool) -> Multipoint:
-        """The method of an ordinary site."""
-        rounding = self.rounding or ("hessian" if has_data and self.search == "radix" else "nearest")
-        last = formats.get(LAST) if self.points is None else None
-        return Multipoint(formats.get(self.weights), self.search, rounding, self.portable, last)
+    def computed(self, *, has_data: bool) -> str:
+        """What activations are: as said, else uint8 where there is data and int8 kernels take the weights."""
+        if self.activations is not None:
+            return self.activations
+        fits = self.group in (None, *scheme.SHARED[:2]) and scheme.parse(self.weights).fits_int8
+        return UINT8 if has_data and (fits or self._grouped_fits()) else NONE
+
+    def _grouped_fits(self) -> bool:
+        try:
+            return scheme.parse(self.weights, self.group, integer=True, portable=self.portable).fits_int8
+        except OptionError:
+            return False
+
+    def _base(self, *, has_data: bool) -> Method:
+        """The method of an ordinary site.
+
+        Raises:
+            OptionError: the method does not do that, does not read an option, or int8 kernels do not take the weights.
+
+        """
+        activations = self.computed(has_data=has_data)
+        found = scheme.parse(self.weights, self.group, integer=activations in INTEGER, portable=self.portable)
+        if activations in INTEGER and not found.fits_int8:
+            raise OptionError(
+                f"--activations {activations} computes in int8, which does not hold the numbers of {found.describe()} "
+                f"as multiples of one step; use --activations none, or integers of up to 8 bits"
+            )
+        made: Method = METHODS[self.method].METHOD.of(self._request(found, has_data=has_data))
+        for name in sorted(_METHOD_OPTIONS - made.OPTIONS):
+            if getattr(self, name) is not None:
+                readers = [method for method in METHODS if name in METHODS[method].METHOD.OPTIONS]
+                raise OptionError(f"--method {self.method} has no --{name}, {' and '.join(readers)} has; leave it out")
+        return made
+
+    def _request(self, found: Scheme, *, has_data: bool) -> Request:
+        options = {name: getattr(self, name) for name in _METHOD_OPTIONS}
+        return Request(found, has_data, self.portable, options)
+
+    def _lookup(self) -> Method | None:
+        """What quantizes embedding tables: their rows are read one by one, so that no input weighs their columns."""
+        if self.embeddings == NONE:
+            return None
+        plain = scheme.parse(self.embeddings)
+        few = plain.bits < _FEW_BITS and plain.group is None
+        return Rtn(scheme.parse(self.embeddings, _EMBEDDING_GROUP) if few else plain)
 
     def plan(self, sites: Sequence[Site], *, has_data: bool) -> Plan:
         """Decide for each site.
@@ -105,28 +162,28 @@ class Recipe:
         """
         if not sites:
             raise ModelError(
-                "the model has no quantizable node: no Conv, Gemm or MatMul with constant float32 weights; use another"
+                "the model has no quantizable node: no Conv, Gemm, MatMul, Gather, LSTM, GRU or RNN with constant "
+                "float32 weights; use another"
             )
-        if not has_data:
-            self._need_no_data()
+        if self.activations not in (None, NONE, DYNAMIC) and not has_data:
+            raise OptionError(f"--activations {self.activations} needs calibration data; give --data")
         floats = self._kept(sites)
-        method = self.base_method(has_data=has_data)
-        ends = {sites[0].name, sites[-1].name} if self.first_last else set()
-        methods: dict[str, Multipoint | None] = {}
+        method, lookup = self._base(has_data=has_data), self._lookup()
+        eight = method
+        if self.first_last:
+            request = replace(self._request(scheme.parse(self.first_last), has_data=has_data), options={})
+            eight = METHODS[self.method].METHOD.of(replace(request, options={"rounding": self.rounding, "points": 1}))
+        computing = [site.name for site in sites if site.op not in LOOKUPS]
+        ends = {computing[0], computing[-1]} if self.first_last and computing else set()
+        methods: dict[str, Method | None] = {}
         for site in sites:
-            eight = int8(portable=self.portable, rounding=method.rounding)
-            methods[site.name] = None if site.name in floats else eight if site.name in ends else method
+            if site.op in LOOKUPS and lookup is None:
+                floats.setdefault(site.name, "an embedding, kept in float by --embeddings none")
+            usual = lookup if site.op in LOOKUPS else eight if site.name in ends else method
+            methods[site.name] = None if site.name in floats else usual
         if not any(methods.values()):
             raise OptionError("--keep-float leaves every layer in float; give a narrower pattern")
-        return Plan(methods, floats, has_data and self.activations != "none", self)
-
-    def _need_no_data(self) -> None:
-        for name, value, needed in (
-            ("--rounding", self.rounding, "hessian"),
-            ("--activations", self.activations, "uint8"),
-        ):
-            if value == needed:
-                raise OptionError(f"{name} {value} needs calibration data; give --data")
+        return Plan(methods, floats, self.computed(has_data=has_data), self)
 
     def _kept(self, sites: Iterable[Site]) -> dict[str, str]:
         kept: dict[str, str] = {}
@@ -140,22 +197,39 @@ class Recipe:
         return kept
 
 
+_METHOD_OPTIONS: Final = frozenset({"bits", "tolerance", "points", "per", "search", "rounding"})
+"""The options that only some methods read."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What was decided: the method of each site (None stays float), why, and whether activations are quantized."""
+    """What was decided: the method of each site (None stays float), why, and what activations are."""
 
-    methods: Mapping[str, Multipoint | None]
+    methods: Mapping[str, Method | None]
     reasons: Mapping[str, str]
-    activations: bool
+    activations: str
     recipe: Recipe
 
     @property
     def budget(self) -> float:
         """Average bits per weight to spend when neither tolerance nor points say how many."""
-        return self.recipe.bits or formats.get(self.recipe.weights).bits + ABOVE_BASE
+        return self.recipe.bits or scheme.parse(self.recipe.weights).bits + ABOVE_BASE
 
 
-def _choice(option: str, value: str | None, known: Iterable[str | None]) -> None:
-    if value not in known:
-        names = [name for name in known if name]
-        raise OptionError(f"unknown {option} {value!r}; {suggest(str(value), names)}")
+def _choice(option: str, value: str | None, known: Iterable[str | None], why: Callable[[str], str] = str) -> None:
+    if value in known:
+        return
+    names = [name for name in known if name]
+    said = why(str(value))
+    raise OptionError(said if said != value else f"unknown {option} {value!r}; {suggest(str(value), names)}")
+
+
+def _why_not(activations: str) -> str:
+    """Why a format is none for activations; the name itself where it is no format."""
+    fmt: Format | None = formats.FORMATS.get(activations)
+    if fmt is None and activations not in scheme.SCHEMES:
+        return activations
+    if activations == "int8":
+        return "--activations int8: ONNX Runtime's int8 kernels fuse uint8 activations reliably, int8 not; use uint8"
+    shown = ", ".join(ACTIVATIONS)
+    return f"--activations {activations}: no kernel of ONNX Runtime takes them, nor do ONNX's casts; use {shown}"

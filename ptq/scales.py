@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from ptq import formats
+from ptq.formats import Format
 from ptq.rounding import round_to
 
 LOGARITHMIC = formats.get("ulog8")
-_OCTAVES = math.frexp(LOGARITHMIC.max)[1]
 _LEAST_UNIT = 2.0**-100
+"""Below this, what scales are multiples of could leave the normal numbers of float32."""
+
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ def coded(scale: Tensor) -> Coded | None:
     """Float32 scales in eight bits each, exactly; None when they are not such numbers."""
     if not scale.numel() or not bool((scale > 0).all() and scale.isfinite().all()):
         return None
-    unit = _unit_below(float(scale.max()))
+    unit = unit_below(float(scale.max()))
     table = _table().to(scale.device)
     relative = scale.double() / unit
     codes = torch.searchsorted(table, relative).clamp_max(len(table) - 1)
@@ -46,39 +49,62 @@ def fits_bfloat16(scale: Tensor) -> bool:
 
 
 def storage_bits(scale: Tensor) -> int:
-    """What all these scales take; the power of two they share is left out."""
+    """What all these scales take; the power of two they share is left out, and scales that are equal count once."""
+    if is_shared(scale):
+        return 32
     if coded(scale) is not None:
         return scale.numel() * LOGARITHMIC.bits
     return scale.numel() * (16 if fits_bfloat16(scale) else 32)
 
 
+def is_shared(scale: Tensor) -> bool:
+    """Whether all of several scales are one."""
+    return scale.numel() > _FEW and bool((scale == scale.reshape(-1)[0]).all())
+
+
 @dataclass(frozen=True)
 class ScaleGrid:
-    """The scales that the rows of a weight may have: multiples of `unit` in ulog8, or bfloat16 without a unit."""
+    """The scales that weights may have: multiples of `unit` by numbers of a format, or bfloat16 without a unit.
 
-    unit: float | None = None
+    The unit is a number, or a tensor that goes with the scales; with no format, all multiples are there. `least` bounds
+    the scales from below.
+    """
+
+    unit: float | Tensor | None = None
     least: Tensor | None = None
-    """A lower bound of each row's scale, `(groups, rows)`."""
+    format: Format | None = LOGARITHMIC
 
     @classmethod
     def spanning(cls, low: float, high: float, least: Tensor | None = None) -> ScaleGrid:
         """A grid for scales between two positive numbers: of eight bits unless they are too far apart."""
-        unit = _unit_below(high)
-        return cls(unit if _LEAST_UNIT <= unit <= low else None, least)
+        unit = unit_below(high)
+        return cls(unit if _LEAST_UNIT < unit <= low else None, least)
+
+    @classmethod
+    def exact(cls, least: Tensor | None = None) -> ScaleGrid:
+        """Scales as they are, in float32."""
+        return cls(1.0, least, None)
 
     def snap(self, scale: Tensor) -> Tensor:
         """The nearest scales of the grid; positive, also where none were given."""
         if self.least is not None:
             scale = scale.maximum(self.least)
-        if self.unit is not None:
-            return round_to(LOGARITHMIC, scale / self.unit) * self.unit
-        scale = scale.bfloat16().float()
+        if self.unit is not None and self.format is not None:
+            return round_to(self.format, scale / self.unit).clamp_min(_least(self.format)) * self.unit
+        if self.unit is None:
+            scale = scale.bfloat16().float()
         return torch.where(scale >= torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))
 
 
-def _unit_below(largest: float) -> float:
-    """The power of two with which the largest scale is in the last octave of ulog8."""
-    return 2.0 ** (math.frexp(largest)[1] - _OCTAVES)
+def unit_below(largest: float, fmt: Format = LOGARITHMIC) -> float:
+    """The power of two with which the largest scale is in the last octave of a format."""
+    return max(2.0 ** (math.frexp(largest)[1] - math.frexp(fmt.max)[1]), _LEAST_UNIT)
+
+
+@cache
+def _least(fmt: Format) -> float:
+    """The smallest positive number."""
+    return next(value for value in fmt.values if value > 0)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +59,7 @@ def constants(model: onnx.ModelProto) -> dict[str, TensorProto]:
 
 
 def test_every_site_runs_in_an_integer_kernel(made: tuple[str, Result]) -> None:
-    for layer in made[1].report.layers:
+    for layer in made[1].report.computing:
         assert layer.integer, layer
         assert layer.kernel != "ConvInteger"  # H14
 
@@ -113,7 +112,7 @@ def test_planes_are_cast_before_anything_else(name: str, weights: str) -> None:
     assert narrow
     readers = [(n.op_type, i) for n in result.model.graph.node for i in n.input if i in narrow]
     assert {op for op, _ in readers} == {"Cast"}
-    assert all(layer.integer for layer in result.report.layers)
+    assert all(layer.integer for layer in result.report.layers if layer.execution != "lookup")
     assert result.report.file is not None
     assert result.report.file.parity_db is None or result.report.file.parity_db > 35
 
@@ -167,25 +166,34 @@ def kernels_of(model: onnx.ModelProto) -> dict[str, Kernel]:
         return find_kernels(model.graph, onnx.load(path).graph)
 
 
-def test_weights_alone_fold_to_float_kernels() -> None:
-    """H11: a DequantizeLinear of weights runs at every call; H9, H10: MatMulNBits may be far slower than float."""
+@pytest.mark.parametrize("search", ["radix", "greedy"])
+def test_weights_alone_fold_to_float_kernels_or_are_blocks(search: str) -> None:
+    """H11: a DequantizeLinear of weights runs at every call; H9, H10: unless it is one that MatMulNBits takes up."""
     for name in ("residual", "attention"):
-        result = ptq.quantize(NETWORKS[name][0](), points=2)
-        assert not any(node.op_type == "DequantizeLinear" for node in result.model.graph.node)
-        kernels = collections.Counter(layer.kernel for layer in result.report.layers)
-        assert not {"MatMulNBits", "DequantizeLinear"} & set(kernels)
+        result = ptq.quantize(NETWORKS[name][0](), points=2, search=search)
+        kernels = {layer.execution: layer.kernel for layer in result.report.layers}
+        assert kernels.get("blocks", "MatMulNBits") == "MatMulNBits"
+        assert ("blocks" in kernels) == (search == "radix")
+        assert "MatMulNBits" not in (kernels.get("weights") or "")
+        images = [node for node in result.model.graph.node if node.op_type == "DequantizeLinear"]
+        assert len(images) == sum(layer.kernel == "MatMulNBits" for layer in result.report.layers)
+        assert all(layer.integer for layer in result.report.layers if layer.execution == "blocks")
         feeds = data_for(name)
         assert sqnr_db(outputs(NETWORKS[name][0](), feeds), outputs(result.model, feeds)) > 30
 
 
-def test_attention_masks_and_embeddings_stay_float() -> None:
+def test_attention_masks_stay_float_and_tables_are_taken_from_before_they_are_decoded() -> None:
     """H17: the mask's -1e4 would set the range of a quantized sum; H13: a dequantized table is decoded whole."""
     model = quantized("attention").model
     quantizers = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")]
     producers = {out: n.op_type for n in model.graph.node for out in n.output}
-    assert {producers.get(n.input[0]) for n in quantizers} == {"Gather", "MatMul", "ReduceMean"}
-    gather = next(n for n in model.graph.node if n.op_type == "Gather" and n.input[0] == "table")
-    assert constants(model)[gather.input[0]].data_type == TensorProto.FLOAT
+    assert {producers.get(n.input[0]) for n in quantizers} == {"Mul", "MatMul", "ReduceMean"}
+    table = next(t for t in model.graph.initializer if t.name == "node/plane1")
+    assert table.data_type == TensorProto.UINT8
+    assert {n.op_type for n in model.graph.node if table.name in n.input} == {"Gather"}
+    kept = quantized("attention", embeddings="none").model
+    gather = next(n for n in kept.graph.node if n.op_type == "Gather" and n.input[0] == "table")
+    assert constants(kept)[gather.input[0]].data_type == TensorProto.FLOAT
 
 
 def test_sites_that_share_an_input_share_its_quantizer() -> None:

@@ -30,7 +30,7 @@ def close(result: ptq.Result) -> None:
     assert accuracy.cosine is not None
     assert accuracy.cosine > 0.999
     assert accuracy.nonfinite == 0
-    assert all(layer.integer for layer in result.report.layers), result.report.kernels
+    assert all(layer.integer for layer in result.report.computing), result.report.kernels
 
 
 @pytest.mark.parametrize("weights", ["int4", "int3", "int2"])
@@ -71,7 +71,7 @@ def test_weights_only_without_data() -> None:
     result = ptq.quantize(made(Multilayer()), inputs=["x:float32[2,4]"], points=2)
     assert result.report.accuracy is None
     assert any("no calibration data" in note for note in result.report.notes)
-    assert {layer.execution for layer in result.report.layers} == {"weights"}
+    assert {layer.execution for layer in result.report.layers} == {"blocks"}
 
 
 def test_a_state_dict_with_its_network(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_stochastic_rounding_takes_a_neighbour_and_keeps_the_mean(fmt: Format) -
     count = 20_000
     generator = torch.Generator().manual_seed(3)
     values = np.array(fmt.values)
-    for low, high in {(values[i], values[i + 1]) for i in (0, len(values) // 2, len(values) - 2)}:
+    for low, high in {(values[i], values[i + 1]) for i in (0, (len(values) - 1) // 2, len(values) - 2)}:
         for part in (0.0, 0.1, 0.5, 0.9):
             x = low + part * (high - low)
             drawn = round_to(fmt, torch.full((count,), x, dtype=torch.float64), Rounding.STOCHASTIC, generator)

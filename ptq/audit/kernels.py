@@ -7,19 +7,21 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto
 
-from ptq.lowering.graph import EXECUTION_KEY, REASON_KEY, SITE_KEY
+from ptq.lowering import Execution
+from ptq.lowering.marks import EXECUTION_KEY, REASON_KEY, SITE_KEY
 
 _INTEGER = frozenset({
     "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv",
     "QLinearMatMul",
 })  # fmt: skip
 _FLOAT = frozenset({
-    "Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulNBits", "NhwcConv", "NhwcFusedConv",
+    "Conv", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "MatMulNBits", "NhwcConv",
+    "NhwcFusedConv", "RNN",
 })  # fmt: skip
 _COMPUTING = _INTEGER | _FLOAT
 _DECODING = frozenset({
-    "Add", "BitShift", "BitwiseAnd", "Cast", "DequantizeLinear", "Div", "GatherND", "Identity", "Mul", "QuantizeLinear",
-    "Reshape", "Round", "ScatterND", "Slice", "Squeeze", "Transpose", "Unsqueeze",
+    "Add", "BitShift", "BitwiseAnd", "Cast", "DequantizeLinear", "Div", "Gather", "GatherND", "Identity", "Mul",
+    "QuantizeLinear", "Reshape", "Round", "ScatterND", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """What stands between a stored weight and the node that computes with it."""
 _INT8_ACCURACY = 4
@@ -47,8 +49,10 @@ def find_kernels(written: GraphProto, optimized: GraphProto) -> dict[str, Kernel
     found: dict[str, list[Kernel]] = {}
     for node in written.node:
         marks = {entry.key: entry.value for entry in node.metadata_props}
-        if SITE_KEY in marks:
-            found.setdefault(marks[SITE_KEY], []).extend(_kernels(node, marks, before, after))
+        for key, site in marks.items():
+            if key.startswith(SITE_KEY):
+                slot = int(key.removeprefix(SITE_KEY).lstrip(".") or 1)
+                found.setdefault(site, []).extend(_kernels(node, slot, marks, before, after))
     return {site: _joined(kernels) for site, kernels in found.items()}
 
 
@@ -75,9 +79,11 @@ class _Index:
         )
 
 
-def _kernels(node: NodeProto, marks: Mapping[str, str], before: _Index, after: _Index) -> list[Kernel]:
-    """The kernels that one marked node became, several where its weight is shared."""
-    stored = next((name for name in _weight_names(node, before) if name in after.stored), None)
+def _kernels(node: NodeProto, slot: int, marks: Mapping[str, str], before: _Index, after: _Index) -> list[Kernel]:
+    """The kernels that one marked node became, several where its weight, at the input `slot`, is shared."""
+    if marks.get(EXECUTION_KEY) == Execution.LOOKUP.value:
+        return [Kernel(node.op_type, integer=False, expected=Execution.LOOKUP.value, reason=None)]
+    stored = next((name for name in _weight_names(node, slot, before) if name in after.stored), None)
     computing = list(_readers(stored, after)) if stored is not None else []
     if not computing:
         computing = [(found, None) for found in _by_output(node, before, after)]
@@ -102,9 +108,9 @@ def _accuracy(node: NodeProto) -> int | None:
     return next((a.i for a in node.attribute if a.name == "accuracy_level"), None)
 
 
-def _weight_names(node: NodeProto, graph: _Index) -> Iterator[str]:
+def _weight_names(node: NodeProto, slot: int, graph: _Index) -> Iterator[str]:
     """The values that the weight of a node is made of, nearest first; the name of the folded one is among them."""
-    name = node.input[1]
+    name = node.input[slot]
     while name:
         yield name
         maker = graph.producer.get(name)

@@ -34,4 +34,10 @@ _NF4: Final = (
 )
 """Quantiles of the normal distribution between -1 and 1 (QLoRA, arXiv:2305.14314, appendix E)."""
 
-FORMATS: Final = (CodebookFormat("nf4", 4, _NF4),)
+_STEPS: Final = tuple(
+    CodebookFormat(f"steps{2**bits}", bits, tuple(float(step) for step in range(1, 2**bits + 1)))
+    for bits in (1, 2, 3, 4)
+)
+"""How many steps of the finest group of a row those of another are: scales of groups for integer kernels."""
+
+FORMATS: Final = (CodebookFormat("nf4", 4, _NF4), *_STEPS)

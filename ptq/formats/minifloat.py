@@ -21,6 +21,7 @@ _ONNX: Final = {
     "fp8_e5m2": ("FLOAT8E5M2", 19),
     "fp8_e5m2fnuz": ("FLOAT8E5M2FNUZ", 19),
     "fp4_e2m1": ("FLOAT4E2M1", 23),
+    "float16": ("FLOAT16", 6),
 }
 """By name: the type, and the first opset that casts it (https://onnx.ai/onnx/operators/onnx__Cast.html)."""
 
@@ -115,3 +116,6 @@ FORMATS: Final = (
     FloatFormat.of("luq_fp4", 3, 0, bias=1),
 )
 """`fp8_e3m4` and `fp8_e2m5` as in arXiv:2208.09225, without special patterns; `luq_fp4` is [1,3,0] of LUQ."""
+
+FLOAT16: Final = FloatFormat.of("float16", 5, 10, Special.IEEE)
+"""For scales only, so it is not among the formats: a table of all its numbers would fill the screen."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from ptq.lowering.activations import Activations, find_activations
-from ptq.lowering.graph import Execution, SiteLowering, execution, lower
+from ptq.lowering.execution import INTEGER, Execution, execution
+from ptq.lowering.graph import lower
+from ptq.lowering.sites import SiteLowering
 from ptq.lowering.weights import stored_bytes, stored_weight
 
 __all__ = [
+    "INTEGER",
     "Activations",
     "Execution",
     "SiteLowering",

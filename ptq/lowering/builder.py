@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -10,11 +10,30 @@ import onnx_ir as ir
 
 from ptq.errors import ModelError
 
-_STORED: dict[str, tuple[Any, ir.DataType]] = {
-    "INT4": (ml_dtypes.int4, ir.DataType.INT4),
-    "INT2": (ml_dtypes.int2, ir.DataType.INT2),
-    "BFLOAT16": (ml_dtypes.bfloat16, ir.DataType.BFLOAT16),
+
+class StoredType(NamedTuple):
+    """An ONNX type: what numpy calls it, its number, and the first opset that casts it."""
+
+    dtype: Any
+    onnx: ir.DataType
+    least_opset: int = 1
+
+
+STORED: Final = {
+    "INT2": StoredType(ml_dtypes.int2, ir.DataType.INT2, 25),
+    "UINT2": StoredType(ml_dtypes.uint2, ir.DataType.UINT2, 25),
+    "INT4": StoredType(ml_dtypes.int4, ir.DataType.INT4, 21),
+    "UINT4": StoredType(ml_dtypes.uint4, ir.DataType.UINT4, 21),
+    "INT8": StoredType(np.int8, ir.DataType.INT8),
+    "UINT8": StoredType(np.uint8, ir.DataType.UINT8),
+    "FLOAT8E4M3FN": StoredType(ml_dtypes.float8_e4m3fn, ir.DataType.FLOAT8E4M3FN, 19),
+    "FLOAT8E4M3FNUZ": StoredType(ml_dtypes.float8_e4m3fnuz, ir.DataType.FLOAT8E4M3FNUZ, 19),
+    "FLOAT8E5M2": StoredType(ml_dtypes.float8_e5m2, ir.DataType.FLOAT8E5M2, 19),
+    "FLOAT8E5M2FNUZ": StoredType(ml_dtypes.float8_e5m2fnuz, ir.DataType.FLOAT8E5M2FNUZ, 19),
+    "FLOAT16": StoredType(np.float16, ir.DataType.FLOAT16),
+    "BFLOAT16": StoredType(ml_dtypes.bfloat16, ir.DataType.BFLOAT16, 13),
 }
+"""The types that weights and scales are stored in."""
 
 _SHARED = "ptq"
 """What the names of initializers that many builders use begin with."""
@@ -43,8 +62,9 @@ class Builder:
         full = f"{self._prefix}/{name}"
         if full in self._graph.initializers:
             raise ModelError(f"the graph already has an initializer {full!r}; rename it")
-        dtype, onnx = _STORED[stored] if stored else (array.dtype, None)
-        value = ir.Value(name=full, const_value=ir.tensor(array.astype(dtype), dtype=onnx, name=full))
+        dtype, onnx = STORED[stored][:2] if stored else (array.dtype, None)
+        tensor = ir.tensor(np.asarray(array.astype(dtype), order="C"), dtype=onnx, name=full)
+        value = ir.Value(name=full, const_value=tensor, type=ir.TensorType(tensor.dtype))
         self._graph.register_initializer(value)
         return value
 
@@ -64,11 +84,13 @@ class Builder:
             raise ModelError(f"the graph already has an initializer {full!r}; rename it")
         return value
 
-    def call(self, op: str, *inputs: ir.Value, name: str | None = None, **attributes: Any) -> ir.Value:
+    def call(self, op: str, *inputs: ir.Value | None, name: str | None = None, **attributes: Any) -> ir.Value:
         """The output of a new node."""
         return self.node(op, *inputs, name=name, **attributes).outputs[0]
 
-    def node(self, op: str, *inputs: ir.Value, name: str | None = None, outputs: int = 1, **attributes: Any) -> ir.Node:
+    def node(
+        self, op: str, *inputs: ir.Value | None, name: str | None = None, outputs: int = 1, **attributes: Any
+    ) -> ir.Node:
         """A new node; its outputs are named after it."""
         full = f"{self._prefix}/{name or op.lower()}"
         node = ir.node(op, inputs, attributes, num_outputs=outputs, name=full)
@@ -79,7 +101,9 @@ class Builder:
 
     def cast(self, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
         """Cast to another type."""
-        return self.call("Cast", value, name=name, to=int(dtype))
+        made = self.call("Cast", value, name=name, to=int(dtype))
+        made.type = ir.TensorType(dtype)
+        return made
 
 
 def replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:

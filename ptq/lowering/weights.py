@@ -1,11 +1,12 @@
-"""A sum of terms as ONNX nodes that ONNX Runtime folds, at load, into one int8 weight.
+"""A sum of terms as ONNX nodes that ONNX Runtime folds, at load, into one int8 or float weight.
 
-Planes are stored in the width of their format; integer ratios between the scales of the points are found in the
-numbers. Other scales are summed in float and brought to an int8 grid ("re-gridding").
+Integer ratios between the scales of the points are found in the numbers, and so are whole factors of groups. Other
+scales of points are summed in float and brought to an int8 grid ("re-gridding").
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,21 +14,15 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from ptq import formats
 from ptq.lowering.builder import Builder
+from ptq.lowering.planes import bit_fields, numbers
 from ptq.model.graph import Model
 from ptq.qtensor import QTensor, Term, index_bits, rows_bits
-from ptq.scales import LOGARITHMIC, Coded, coded, fits_bfloat16
+from ptq.scales import LOGARITHMIC, Coded, coded, fits_bfloat16, is_shared
 
 INT8_MAX = 127
-_SPLIT_BITS = 3
-"""Three bits have no ONNX type: they are stored as two bits and one."""
 
-_INT2 = formats.get("int2")
-"""The one type here that came to ONNX later than the opset files are written in."""
-
-
-_STORED = ("plane", "rows", "scale")
+_STORED = ("plane", "rows", "scale", "zero")
 """What the names of initializers that hold a weight begin with; the others say how to put it together."""
 
 
@@ -40,20 +35,31 @@ class Int8Weight:
     scales: np.ndarray
 
 
-def int8_weight(builder: Builder, weight: QTensor, shape: tuple[int, ...]) -> Int8Weight:
+def int8_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8Weight:
     """Nodes for a weight; `shape` is that of the rows in the graph, `(out, …)`."""
     ratios = weight.integer_ratios()
     if ratios is None:
         return _regridded(builder, weight, shape)
     total: ir.Value | None = None
     for number, (term, ratio) in enumerate(zip(weight.terms, ratios, strict=True), 1):
-        plane = _plane(builder, term, shape, number)
+        plane = plane_of(builder, term, shape, number, integer=True)
         rows = None if term.rows is None else _rows(builder, term.rows, shape[0], number)
         total = plane if total is None else _horner(builder, total, plane, rows, ratio, number)
     if total is None:
         raise AssertionError
-    scale = _scale(builder, weight.finest_scale(), "scale")
-    return Int8Weight(total, scale, weight.finest_scale().numpy())
+    scales = weight.finest_scale() * weight.step
+    return Int8Weight(total, stored_scale(builder, scales, "scale"), scales.numpy())
+
+
+def float_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value:
+    """Nodes for a weight as float32 in the shape of its rows in the graph, `(out, …)`."""
+    along = [-1] + [1] * (len(shape) - 1)
+    if weight.fits_int8:
+        made = int8_weight(builder, weight, shape)
+        dense = builder.cast(made.integers, ir.DataType.FLOAT, "float")
+        wide = builder.call("Reshape", made.scale, builder.constant("wide", np.array(along)), name="scale.wide")
+        return builder.call("Mul", dense, wide, name="dense")
+    return _summed(builder, weight, shape)
 
 
 def regrid(weight: QTensor) -> tuple[Tensor, Tensor]:
@@ -62,6 +68,51 @@ def regrid(weight: QTensor) -> tuple[Tensor, Tensor]:
     scale = (dense.abs().amax(1) / INT8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
     scale = torch.where(dense.abs().amax(1) > 0, scale, torch.ones_like(scale))
     return scale, (dense / scale[:, None]).round() * scale[:, None]
+
+
+def plane_of(builder: Builder, term: Term, shape: Sequence[int], number: int, *, integer: bool) -> ir.Value:
+    """A term without the scales of its rows, `(rows, …)`: int8 multiples of its step, or float32."""
+    values = term.values.numpy()
+    if term.blocks is None and term.zero_point is None:
+        return numbers(builder, values.reshape(-1, *shape[1:]), term.format, f"plane{number}", integer=integer)
+    total = centred(builder, term, number, integer=integer)
+    if term.blocks is not None:
+        factors = group_factors(builder, term, number, integer=integer)
+        total = builder.call("Mul", total, _wide(builder, factors, term, f"factors{number}"), name=f"scaled{number}")
+    if len(shape) == 2:
+        return total
+    like = builder.constant(f"shape{number}", np.array([len(values), *shape[1:]]))
+    return builder.call("Reshape", total, like, name=f"point{number}")
+
+
+def centred(builder: Builder, term: Term, number: int, *, integer: bool) -> ir.Value:
+    """The values of a term less its zero points, `(rows, in)`."""
+    total = numbers(builder, term.values.numpy(), term.format, f"plane{number}", integer=integer)
+    if term.zero_point is None:
+        return total
+    zero = numbers(builder, term.zero_point.numpy(), term.format, f"zero{number}", integer=integer)
+    return builder.call("Sub", total, _wide(builder, zero, term, f"zero{number}"), name=f"centred{number}")
+
+
+def group_factors(builder: Builder, term: Term, number: int, *, integer: bool) -> ir.Value:
+    """The factors of the groups of a term, `(rows, groups)`."""
+    if term.blocks is None:
+        raise AssertionError
+    factors = term.blocks.factors.numpy()
+    return numbers(builder, factors, term.blocks.format, f"scale{number}.groups", integer=integer)
+
+
+def _wide(builder: Builder, groups: ir.Value, term: Term, name: str) -> ir.Value:
+    """What belongs to groups, by column; one group is left to broadcasting."""
+    if term.blocks is None or term.groups == 1:
+        return groups
+    return builder.call("Gather", groups, group_index(builder, term), name=f"{name}.wide", axis=1)
+
+
+def group_index(builder: Builder, term: Term) -> ir.Value:
+    """The group of each column of a term with groups."""
+    columns, size = term.values.shape[1], term.values.shape[1] if term.blocks is None else term.blocks.size
+    return builder.shared(f"groups.{columns}.{size}", (np.arange(columns) // size).astype(np.int32))
 
 
 def _horner(
@@ -85,57 +136,33 @@ def _rows(builder: Builder, rows: Tensor, out: int, number: int) -> ir.Value:
     if rows_bits(rows, out) < len(rows) * index_bits(out):
         chosen = np.zeros((out, 1), np.uint8)
         chosen[rows.numpy()] = 1
-        bits = builder.cast(_fields(builder, chosen, 1, 0, f"{number}.rows"), ir.DataType.INT32, f"chosen{number}")
+        bits = builder.cast(bit_fields(builder, chosen, f"rows{number}.bits"), ir.DataType.INT32, f"chosen{number}")
         count = builder.constant(f"count{number}", np.array([len(rows)]))
-        return builder.node("TopK", bits, count, name=f"rows{number}", outputs=2, axis=0).outputs[1]
+        return builder.node("TopK", bits, count, name=f"indices{number}", outputs=2, axis=0).outputs[1]
     stored = builder.constant(f"rows{number}", rows.numpy().astype(f"u{index_bits(out) // 8}")[:, None])
     return builder.cast(stored, ir.DataType.INT64, f"index{number}")
 
 
-def _plane(builder: Builder, term: Term, shape: tuple[int, ...], number: int) -> ir.Value:
-    """The values of a term as int8 `(rows, …)`."""
-    values = term.values.numpy().reshape(len(term.values), *shape[1:])
-    if term.format.bits == _SPLIT_BITS:
-        high = np.floor_divide(values, 2)
-        doubled = builder.call("Add", *[_two_bits(builder, high, f"{number}.high")] * 2, name=f"double{number}")
-        low = _fields(builder, values - 2 * high, 1, 0, f"{number}.low")
-        return builder.call("Add", doubled, low, name=f"point{number}")
-    if term.format is _INT2:
-        return _two_bits(builder, values, str(number))
-    stored = builder.constant(f"plane{number}", values, None if term.format.onnx == "INT8" else term.format.onnx)
-    return stored if term.format.onnx == "INT8" else builder.cast(stored, ir.DataType.INT8, f"point{number}")
+def _regridded(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8Weight:
+    total = _summed(builder, weight, shape)
+    scale = regrid(weight)[0]
+    grid = builder.constant("scale", scale.numpy())
+    wide = builder.constant("wide", np.array([-1] + [1] * (len(shape) - 1)))
+    divided = builder.call("Div", total, builder.call("Reshape", grid, wide, name="steps"), name="steps.of")
+    integers = builder.cast(builder.call("Round", divided, name="rounded"), ir.DataType.INT8, "int8")
+    return Int8Weight(integers, grid, scale.numpy())
 
 
-def _two_bits(builder: Builder, values: np.ndarray, name: str) -> ir.Value:
-    """Integers from -2 to 1 as int8: stored as INT2 where the opset has it, else packed in bytes."""
-    if _INT2.least_opset is not None and builder.opset >= _INT2.least_opset:
-        return builder.cast(builder.constant(f"plane{name}", values, "INT2"), ir.DataType.INT8, f"point{name}")
-    return _fields(builder, values, _INT2.bits, -2, name)
-
-
-def _fields(builder: Builder, values: np.ndarray, bits: int, least: int, name: str) -> ir.Value:
-    """Integers from `least` up as int8, packed in bytes, the first lowest; a table says what a byte holds."""
-    shifts = np.arange(0, 8, bits)
-    each = len(shifts)
-    codes = np.pad((values - least).astype(np.uint8).reshape(-1), (0, -values.size % each)).reshape(-1, each)
-    packed = builder.constant(f"plane{name}", np.bitwise_or.reduce(codes << shifts, axis=1).astype(np.uint8))
-    held = (np.arange(256)[:, None] >> shifts & ((1 << bits) - 1)) + least
-    table = builder.shared(f"fields.{bits}", held.astype(np.int8))
-    run = builder.call("Gather", table, builder.cast(packed, ir.DataType.INT32, f"bytes{name}"), name=f"fields{name}")
-    if codes.size > values.size:
-        flat = builder.call("Reshape", run, builder.shared("flat", np.array([-1])), name=f"run{name}")
-        begin, end = builder.shared("begin", np.array([0])), builder.constant(f"end{name}", np.array([values.size]))
-        run = builder.call("Slice", flat, begin, end, name=f"exact{name}")
-    return builder.call("Reshape", run, builder.constant(f"shape{name}", np.array(values.shape)), name=f"point{name}")
-
-
-def _regridded(builder: Builder, weight: QTensor, shape: tuple[int, ...]) -> Int8Weight:
+def _summed(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value:
+    """The sum of all terms in float32."""
     total: ir.Value | None = None
-    along = (1,) * (len(shape) - 1)
-    for k, term in enumerate(weight.terms):
-        number = k + 1
-        values = builder.cast(_plane(builder, term, shape, number), ir.DataType.FLOAT, f"float{number}")
-        column = _scale(builder, term.scale.reshape(-1, *along), f"scale{number}")
+    along = [-1] + [1] * (len(shape) - 1)
+    for number, term in enumerate(weight.terms, 1):
+        values = plane_of(builder, term, shape, number, integer=False)
+        scale = stored_scale(builder, term.scale, f"scale{number}")
+        column = builder.call(
+            "Reshape", scale, builder.shared(f"wide.{len(along)}", np.array(along)), name=f"column{number}"
+        )
         part = builder.call("Mul", values, column, name=f"term{number}")
         if total is None:
             total = part
@@ -146,16 +173,16 @@ def _regridded(builder: Builder, weight: QTensor, shape: tuple[int, ...]) -> Int
             total = builder.call("ScatterND", total, rows, part, name=f"sum{number}", reduction="add")
     if total is None:
         raise AssertionError
-    scale = regrid(weight)[0]
-    grid = builder.constant("scale", scale.numpy())
-    wide = builder.constant("wide", np.array([-1, *along]))
-    divided = builder.call("Div", total, builder.call("Reshape", grid, wide, name="steps"), name="steps.of")
-    integers = builder.cast(builder.call("Round", divided, name="rounded"), ir.DataType.INT8, "int8")
-    return Int8Weight(integers, grid, scale.numpy())
+    return total
 
 
-def _scale(builder: Builder, scale: Tensor, name: str) -> ir.Value:
-    """Scales as float32, stored in the narrowest way that loses nothing."""
+def stored_scale(builder: Builder, scale: Tensor, name: str) -> ir.Value:
+    """Scales `(out,)` as float32, stored in the narrowest way that loses nothing."""
+    if is_shared(scale):
+        one = builder.constant(name, scale[:1].numpy())
+        return builder.call(
+            "Expand", one, builder.shared(f"count.{len(scale)}", np.array([len(scale)])), name=f"{name}.all"
+        )
     short = coded(scale)
     if short is not None:
         return _decoded(builder, short, name)

@@ -1,1 +1,1 @@
-"""Weight quantization methods: a method is named after its module here; siblings never import each other."""
+"""Algorithms that quantize a weight, one module each; a module's `METHOD` is its class, a `ptq.method.Method`."""

@@ -1,4 +1,4 @@
-"""Where a model can be quantized: the weights of its convolutions and matrix products.
+"""Where a model can be quantized: the weights of convolutions and matrix products, embedding tables, recurrent weights.
 
 A site is one weight. Its matrix is always `(groups, out, in)`: convolutions are flattened in the order of
 `calibration.im2col`, matrix products are brought to output rows, so that no method sees a layout.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,11 @@ import onnx_ir as ir
 CONV: Final = "Conv"
 GEMM: Final = "Gemm"
 MATMUL: Final = "MatMul"
+GATHER: Final = "Gather"
+SLICE: Final = "Slice"
+LOOKUPS: Final = (GATHER, SLICE)
+RECURRENT: Final = ("LSTM", "GRU", "RNN")
+PRODUCTS: Final = (GEMM, MATMUL)
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,19 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Use:
-    """One node that computes with a site's weight."""
+    """One node that reads a site's weight, as its input `slot`; `input` is what the weight is multiplied with."""
 
     node: str
     input: str
     output: str
     bias: str | None
     geometry: Geometry | None = None
+    slot: int = 1
+
+    @property
+    def lookup(self) -> bool:
+        """Whether it takes rows of the weight instead of multiplying with it."""
+        return self.slot == 0
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,15 @@ class Site:
 
     @property
     def rows(self) -> int:
-        """Output channels, over all groups."""
+        """Output channels, over all groups; the entries of a table; of a recurrent layer, over gates and directions."""
+        if self.op in RECURRENT:
+            return math.prod(self.shape[:-1])
         return self.shape[-1] if self.transposed else self.shape[0]
+
+    @property
+    def products(self) -> tuple[Use, ...]:
+        """The uses whose inputs the weight multiplies in one place, so that their moment says what its errors do."""
+        return () if self.op in RECURRENT else tuple(use for use in self.uses if not use.lookup)
 
     @property
     def columns(self) -> int:
@@ -76,13 +94,25 @@ def find_sites(graph: ir.Graph) -> tuple[Site, ...]:
     """The sites of a prepared graph in the order of execution; weights that are not float32 are none."""
     found: dict[tuple[str, int, bool], Site] = {}
     for node in graph:
-        site = _site(node)
-        if site is None:
-            continue
-        key = (site.weight, site.groups, site.transposed)
-        known = found.get(key)
-        found[key] = site if known is None else _merged(known, site)
-    return tuple(_named_apart(found.values()))
+        for site in _sites(node):
+            key = (site.weight, site.groups, site.transposed)
+            known = found.get(key)
+            found[key] = site if known is None else _merged(known, site)
+    return tuple(_named_apart(_tied(graph, list(found.values()))))
+
+
+def _tied(graph: ir.Graph, sites: list[Site]) -> list[Site]:
+    """Sites with the tables that are the transposed weight of a product joined to it, so that they are stored once."""
+    joined = list(sites)
+    for table in sites:
+        for product in sites if table.op in LOOKUPS else ():
+            if product.op in PRODUCTS and product.transposed and product.shape == table.shape[::-1]:
+                arrays = [constant(graph.initializers[site.weight]) for site in (table, product)]
+                if arrays[0] is not None and arrays[1] is not None and np.array_equal(arrays[0], arrays[1].T):
+                    joined.remove(table)
+                    joined[joined.index(product)] = _merged(product, table)
+                    break
+    return joined
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
@@ -92,16 +122,20 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     return value.const_value.numpy()
 
 
-def _site(node: ir.Node) -> Site | None:
+def _sites(node: ir.Node) -> Iterator[Site]:
     reader = _READERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    if reader is None or len(node.inputs) < 2 or node.inputs[0] is None or node.inputs[1] is None:
-        return None
-    weight = node.inputs[1]
-    if not weight.is_initializer() or weight.const_value is None or weight.dtype != ir.DataType.FLOAT:
-        return None
-    if weight.const_value.size == 0 or constant(node.inputs[0]) is not None:
-        return None
-    return reader(node, weight)
+    for slot in _SLOTS.get(node.op_type, (1,)):
+        if reader is None or len(node.inputs) <= max(slot, 1) or node.inputs[0] is None:
+            return
+        weight = node.inputs[slot]
+        if weight is None or not weight.is_initializer() or weight.const_value is None:
+            continue
+        idle = weight.dtype != ir.DataType.FLOAT or weight.const_value.size == 0
+        if idle or (slot and constant(node.inputs[0]) is not None):
+            continue
+        site = reader(node, weight)
+        if site is not None:
+            yield replace(site, uses=tuple(replace(use, slot=slot) for use in site.uses))
 
 
 def _conv(node: ir.Node, weight: ir.Value) -> Site | None:
@@ -137,11 +171,41 @@ def _matmul(node: ir.Node, weight: ir.Value) -> Site | None:
     return Site(_name(node, weight), MATMUL, _id(weight), _shape(weight), 1, transposed=True, uses=(_use(node, None),))
 
 
-_READERS = {CONV: _conv, GEMM: _gemm, MATMUL: _matmul}
+def _lookup(node: ir.Node, weight: ir.Value) -> Site | None:
+    if len(_shape(weight)) != 2 or not _takes_rows(node) or _shape(weight)[0] < _LEAST_TABLE:
+        return None
+    uses = (_use(node, None, biased=False),)
+    return Site(_name(node, weight), node.op_type, _id(weight), _shape(weight), 1, transposed=False, uses=uses)
 
 
-def _use(node: ir.Node, geometry: Geometry | None) -> Use:
-    bias = _bias(node)
+def _takes_rows(node: ir.Node) -> bool:
+    if node.op_type == GATHER:
+        return node.attributes.get_int("axis", 0) == 0
+    axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    return axes is not None and axes.tolist() == [0]
+
+
+def _recurrent(node: ir.Node, weight: ir.Value) -> Site | None:
+    uses = (_use(node, None, biased=False),)
+    return Site(_name(node, weight), node.op_type, _id(weight), _shape(weight), 1, transposed=False, uses=uses)
+
+
+_LEAST_TABLE = 16
+"""Fewer rows than this are no table but a choice between a few vectors, such as of segments."""
+
+_READERS = {
+    CONV: _conv,
+    GEMM: _gemm,
+    MATMUL: _matmul,
+    **dict.fromkeys(LOOKUPS, _lookup),
+    **dict.fromkeys(RECURRENT, _recurrent),
+}
+_SLOTS = {**dict.fromkeys(LOOKUPS, (0,)), **dict.fromkeys(RECURRENT, (1, 2))}
+"""Which inputs of a node are weights, where it is not the second alone."""
+
+
+def _use(node: ir.Node, geometry: Geometry | None, *, biased: bool = True) -> Use:
+    bias = _bias(node) if biased else None
     return Use(str(node.name), _id(node.inputs[0]), _id(node.outputs[0]), _id(bias) if bias else None, geometry)
 
 
@@ -167,7 +231,9 @@ def following_add(matmul: ir.Node) -> ir.Node | None:
 
 
 def _merged(site: Site, other: Site) -> Site:
-    return Site(site.name, site.op, site.weight, site.shape, site.groups, site.transposed, site.uses + other.uses)
+    """One site for both; named after a product rather than a table."""
+    first, second = (other, site) if site.op in LOOKUPS else (site, other)
+    return replace(first, uses=first.uses + second.uses)
 
 
 def _named_apart(sites: Iterable[Site]) -> Iterator[Site]:
@@ -176,7 +242,7 @@ def _named_apart(sites: Iterable[Site]) -> Iterator[Site]:
     for site in sites:
         name = site.name if site.name not in taken else f"{site.name}:{site.uses[0].node}"
         taken.add(name)
-        yield Site(name, site.op, site.weight, site.shape, site.groups, site.transposed, site.uses)
+        yield replace(site, name=name)
 
 
 def _name(node: ir.Node, weight: ir.Value) -> str:

@@ -62,7 +62,7 @@ def calibrate(
 
     The first `reserved` samples, rounded up to whole batches, are left out of `Statistics.apart`.
     """
-    wanted = {site.name: tuple(_Key(use.input, use.geometry, site.groups) for use in site.uses) for site in sites}
+    wanted = {site.name: tuple(_Key(use.input, use.geometry, site.groups) for use in site.products) for site in sites}
     moments = {key: Moments() for keys in wanted.values() for key in keys}
     apart = {key: Moments() for key in moments}
     ranges = {name: Range() for name in observed}

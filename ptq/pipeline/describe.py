@@ -119,11 +119,11 @@ def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
     weight = torch.from_numpy(made.model.matrix(site).copy())
     noise = (stored_weight(done.weight) - weight).double().square().sum()
     return LayerReport(
-        format=done.weight.terms[0].format.name,
+        format=done.weight.terms[0].describe(),
         points=tuple(torch.bincount(done.weight.points)[1:].tolist()),
         mixes=done.weight.mixes,
         weight_sqnr_db=_decibel(float(weight.double().square().sum()), float(noise)),
-        output_sqnr_db=_decibel(done.power, done.error) if made.data is not None else None,
+        output_sqnr_db=_decibel(done.power, done.error) if done.measured else None,
         **common,
     )
 
@@ -146,10 +146,16 @@ def _file(found: Audit) -> FileReport:
 
 def _notes(made: Made) -> tuple[str, ...]:
     notes = []
+    executions = set(made.executions.values())
     if made.data is None:
-        notes.append("no calibration data: only the weights are quantized, they compute in float; give --data")
-    elif not made.plan.activations:
-        notes.append("--activations none: only the weights are quantized, they compute in float")
+        notes.append("no calibration data: only the weights are quantized; give --data")
+    if Execution.WEIGHTS in executions:
+        notes.append("some weights are only stored in few bits: they are float32 after loading, and so is their speed")
+    if Execution.BLOCKS in executions:
+        notes.append("MatMulNBits rounds its inputs to int8, in blocks and at every call, whatever --activations says")
+    if Execution.SIMULATED in executions:
+        fmt = made.plan.activations
+        notes.append(f"--activations {fmt} is simulated: right numbers, computed in float and slower than FP32")
     if made.evaluation is None and made.data is not None:
         notes.append("no --eval: agreement and SQNR are those on the calibration data")
     if made.evaluation is None and made.data is None:

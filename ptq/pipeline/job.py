@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
 from calibration.spec import InputSpec
 from ptq.errors import OptionError
-from ptq.lowering import Activations, Execution, SiteLowering, execution, find_activations, lower
+from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.model.save import serialized
@@ -71,12 +71,13 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     evaluation = None if unseen is None else fit(unseen, model.inputs)
     plan = recipe.plan(model.sites, has_data=data is not None)
     executions = _executions(model, plan)
-    activations = find_activations(model.graph.graph, _static_nodes(model, executions))
+    observed = _observed(model, executions)
     sample = 0 if data is None else samples_needed(len(model.sites), data.samples)
-    statistics = None if data is None else _calibrate(model, plan, activations, data, sample, stages)
-    weights = quantize_weights(model, plan, statistics, _batches(data, sample), stages)
+    statistics = None if data is None else _calibrate(model, plan, observed, data, sample, stages)
+    weights = quantize_weights(model, plan, executions, statistics, _batches(data, sample), stages)
     with stages.stage("lower"):
-        lowered = lower(model, _lowerings(plan, executions, weights), statistics.ranges if statistics else {})
+        ranges = statistics.ranges if statistics else {}
+        lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations)
         lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
         content = serialized(lowered)
     made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation)
@@ -99,25 +100,31 @@ def _executions(model: Model, plan: Plan) -> dict[str, Execution]:
     """How each site will compute."""
     found = {}
     for site in model.sites:
-        if plan.methods[site.name] is None:
-            found[site.name] = Execution.FLOAT
-        else:
-            found[site.name] = execution(model, site) if plan.activations else Execution.WEIGHTS
+        method = plan.methods[site.name]
+        found[site.name] = Execution.FLOAT if method is None else execution(model, site, method, plan.activations)
     return found
 
 
-def _static_nodes(model: Model, executions: Mapping[str, Execution]) -> set[str]:
-    return {use.node for site in model.sites if executions[site.name] is Execution.STATIC for use in site.uses}
+def _observed(model: Model, executions: Mapping[str, Execution]) -> tuple[str, ...]:
+    """The tensors whose range has to be known."""
+    uses = [(executions[site.name], use) for site in model.sites for use in site.products]
+    static = {use.node for how, use in uses if how is Execution.STATIC}
+    simulated = dict.fromkeys(use.input for how, use in uses if how is Execution.SIMULATED)
+    return (*find_activations(model.graph.graph, static).observed, *simulated)
 
 
 def _calibrate(
-    model: Model, plan: Plan, activations: Activations, data: Dataset, reserved: int, stages: Stages
-) -> Statistics:
-    sites = [site for site in model.sites if plan.methods[site.name] is not None]
+    model: Model, plan: Plan, observed: Collection[str], data: Dataset, reserved: int, stages: Stages
+) -> Statistics | None:
+    """What the plan needs to know of the data; None when that is nothing."""
+    methods = ((site, plan.methods[site.name]) for site in model.sites)
+    sites = [site for site, method in methods if method is not None and "moment" in method.needs and site.products]
+    if not sites and not observed:
+        return None
     total = None if data.samples is None else -(-data.samples // BATCH)
     with stages.stage("calibrate", total) as advance:
         batches, rule = data.batches(BATCH), plan.recipe.range
-        return calibrate(model, sites, activations.observed, rule, batches, advance, reserved=reserved)
+        return calibrate(model, sites, observed, rule, batches, advance, reserved=reserved)
 
 
 def _batches(data: Dataset | None, samples: int) -> list[Batch]:

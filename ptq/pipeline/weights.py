@@ -13,7 +13,7 @@ from calibration.batch import Batch
 from ptq import allocation, formats
 from ptq.allocation import Rungs
 from ptq.ladder import Ladder
-from ptq.lowering import Execution, execution
+from ptq.lowering import Execution
 from ptq.model.graph import Model
 from ptq.model.sites import Site
 from ptq.pipeline.calibrate import Statistics
@@ -29,12 +29,16 @@ _MOST_BIAS_STEPS = 2.0**30
 
 @dataclass(frozen=True, eq=False)
 class SiteWeights:
-    """A quantized site: its weight, what its bias gains `(out,)`, error and power of its output."""
+    """A quantized site: its weight, what its bias gains `(out,)`, error and power of its output.
+
+    Not `measured`, these are of the weight itself.
+    """
 
     weight: QTensor
     bias_shift: np.ndarray | None
     error: float
     power: float
+    measured: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,7 @@ class _Given:
 
     model: Model
     plan: Plan
+    executions: Mapping[str, Execution]
     statistics: Statistics | None
 
 
@@ -51,6 +56,7 @@ class _Solved:
     site: Site
     ladder: Ladder
     matrix: Tensor
+    measured: bool
     mean: Tensor | None
     """Mean input `(groups, in)`, when the site has a bias of its own that can take up the mean error."""
 
@@ -61,14 +67,20 @@ class _Solved:
             residual = (self.matrix - weight.dequantize()).reshape(self.mean.shape[0], -1, self.mean.shape[1])
             shift = (residual.double() @ self.mean[:, :, None]).reshape(-1).float().numpy()
         error = self.ladder.error.gather(0, rung[None]).double().sum()
-        return SiteWeights(weight, shift, float(error), float(self.ladder.power.double().sum()))
+        power = float(self.ladder.power.double().sum())
+        return SiteWeights(weight, shift, float(error), power, self.measured)
 
 
 def quantize_weights(
-    model: Model, plan: Plan, statistics: Statistics | None, batches: Sequence[Batch], stages: Stages
+    model: Model,
+    plan: Plan,
+    executions: Mapping[str, Execution],
+    statistics: Statistics | None,
+    batches: Sequence[Batch],
+    stages: Stages,
 ) -> dict[str, SiteWeights]:
     """The weights of all sites that the plan does not leave in float."""
-    given = _Given(model, plan, statistics)
+    given = _Given(model, plan, executions, statistics)
     chosen = [site for site in model.sites if plan.methods[site.name] is not None]
     with stages.stage("quantize", len(chosen)) as advance:
         solved = {}
@@ -87,15 +99,17 @@ def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False
         raise AssertionError
     matrix = torch.from_numpy(np.array(model.matrix(site), np.float32))
     weight = matrix.reshape(site.groups, -1, site.columns)
-    if statistics is None:
+    least = _least_scale(given, site)
+    moments = {} if statistics is None else statistics.apart if apart else statistics.moments
+    if site.name not in moments:
         curvature = Curvature.unknown(site.groups, site.columns)
-        return _Solved(site, method.ladder(weight, curvature, points=points), matrix, None)
-    moment = (statistics.apart if apart else statistics.moments)[site.name]
+        ladder = method.ladder(weight, curvature, points=points, least_scale=least)
+        return _Solved(site, ladder, matrix, measured=False, mean=None)
+    moment = moments[site.name]
     own_bias = has_own_bias(model, site)
     curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count)
-    least = _least_scale(model, given.plan, site, statistics)
     ladder = method.ladder(weight, curvature, points=points, least_scale=least)
-    return _Solved(site, ladder, matrix, moment.mean if own_bias else None)
+    return _Solved(site, ladder, matrix, measured=True, mean=moment.mean if own_bias else None)
 
 
 def has_own_bias(model: Model, site: Site) -> bool:
@@ -104,9 +118,10 @@ def has_own_bias(model: Model, site: Site) -> bool:
     return len(site.uses) == 1 and site.uses[0].bias is not None and biases.count(site.uses[0].bias) == 1
 
 
-def _least_scale(model: Model, plan: Plan, site: Site, statistics: Statistics) -> Tensor | None:
+def _least_scale(given: _Given, site: Site) -> Tensor | None:
     """Scales below this would make the int32 bias overflow, which is counted in steps of input times weight."""
-    if not plan.activations or execution(model, site) is not Execution.STATIC:
+    model, statistics = given.model, given.statistics
+    if statistics is None or given.executions[site.name] is not Execution.STATIC:
         return None
     least = None
     for use in site.uses:
@@ -127,6 +142,8 @@ def _allocate(given: _Given, solved: Mapping[str, _Solved], batches: Sequence[Ba
     free = {name: ladder for name, ladder in ladders.items() if name not in fixed}
     rungs = allocation.all_on(fixed, 0)
     per_layer = recipe.per == "layer"
+    if not free:
+        return rungs
     if recipe.points is not None:
         return rungs | allocation.all_on(free, recipe.points - 1)
     if recipe.tolerance is not None:

@@ -32,6 +32,11 @@ class LayerReport:
     integer: bool
     note: str | None = None
 
+    @property
+    def computes(self) -> bool:
+        """Whether it multiplies; of a table, rows are only taken."""
+        return self.execution != "lookup"
+
 
 @dataclass(frozen=True)
 class SourceReport:
@@ -101,6 +106,11 @@ class Report:
     def quantized(self) -> tuple[LayerReport, ...]:
         """The layers that are not left in float."""
         return tuple(layer for layer in self.layers if layer.execution != "float")
+
+    @property
+    def computing(self) -> tuple[LayerReport, ...]:
+        """The layers that multiply."""
+        return tuple(layer for layer in self.layers if layer.computes)
 
     @property
     def mixes(self) -> Mapping[str, int]:

@@ -76,7 +76,7 @@ def _layers(report: Report) -> Iterator[Row]:
     yield "weights", "32 bits", f"{report.bits_per_weight:.2f} bits each{points}"
     integer = sum(layer.integer for layer in report.layers)
     kernels = ", ".join(f"{count} {name}" for name, count in report.kernels.items())
-    yield "kernels", "", f"{integer} of {len(report.layers)} layers in int8 ({kernels})"
+    yield "kernels", "", f"{integer} of {len(report.computing)} layers in int8 ({kernels})"
     ranked = sorted(
         (layer for layer in report.layers if layer.output_sqnr_db is not None), key=lambda la: la.output_sqnr_db or 0
     )

@@ -9,6 +9,9 @@ from ptq.report.model import LayerReport, Report
 LEAST_PARITY_DB = 15.0
 """Optimized against unoptimized output; rounding flips alone bring deep networks near 25 dB."""
 
+MEANT_INTEGER = frozenset({"static", "dynamic", "blocks"})
+"""Executions that are worth their loss only in integer kernels."""
+
 FLOAT_TOLERANCE = 1.05
 """Weights alone change nothing about the kernels: what is within this is noise."""
 
@@ -22,7 +25,7 @@ def _warnings(report: Report, max_drop: float) -> Iterator[str]:
     quantized = report.quantized
     if not quantized:
         yield f"0 of {len(report.layers)} layers are quantized; give a narrower --keep-float"
-    meant = [layer for layer in quantized if layer.execution != "weights"]
+    meant = [layer for layer in quantized if layer.execution in MEANT_INTEGER]
     slow = [layer for layer in meant if not layer.integer]
     if slow:
         yield f"{len(slow)} of {len(meant)} layers run in float although quantized: {_named(slow)}"
@@ -33,8 +36,8 @@ def _warnings(report: Report, max_drop: float) -> Iterator[str]:
 def _of_file(report: Report, *, integer: bool) -> Iterator[str]:
     file = report.file
     if file.latency_ratio is not None and file.latency_ratio > (1.0 if integer else FLOAT_TOLERANCE):
-        floats = [layer for layer in report.layers if not layer.integer]
-        because = f": {len(floats)} of {len(report.layers)} layers run in float" if floats else ""
+        floats = [layer for layer in report.computing if not layer.integer]
+        because = f": {len(floats)} of {len(report.computing)} layers run in float" if floats else ""
         yield f"slower than FP32, {file.latency_ratio:.2f}x its time{because}; try --keep-float for small layers"
     if file.bytes >= file.float_bytes:
         yield f"the file is not smaller: {file.bytes / 1e6:.2f} MB, FP32 {file.float_bytes / 1e6:.2f} MB; keep FP32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ptq.solve.curvature import Curvature
 from ptq.solve.search import scale_grid, solve
+from ptq.solve.single import one_term
 from ptq.solve.solution import Solution
 
-__all__ = ["Curvature", "Solution", "scale_grid", "solve"]
+__all__ = ["Curvature", "Solution", "one_term", "scale_grid", "solve"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -11,11 +15,13 @@ from ptq.formats import Format
 from ptq.scales import ScaleGrid
 from ptq.solve.curvature import Curvature
 from ptq.solve.feedback import nearest_rows, round_rows
+from ptq.solve.grouping import Grouping
 from ptq.solve.settle import settle
 from ptq.solve.solution import Solution
 
 _MOST_ELEMENTS = 1 << 22
-_COARSE = torch.linspace(1.0, 0.45, 12)
+_LEAST_FACTOR = 0.45
+_COARSE = torch.linspace(1.0, _LEAST_FACTOR, 12)
 _FINE = torch.linspace(1.0, 0.85, 4)
 _FINE_LIMIT = 16
 """From here on an even grid is so fine that clipping its range cannot gain much."""
@@ -27,15 +33,18 @@ _SPARE = 2.0
 """How far beyond the scales that are tried one may settle."""
 
 
-def scale_grid(weight: Tensor, limits: Sequence[float], curvature: Curvature, least: Tensor | None = None) -> ScaleGrid:
-    """A grid for the scales of rows `(groups, rows, in)` whose numbers reach to any of `limits`.
+def scale_grid(
+    weight: Tensor, reaches: Sequence[float], curvature: Curvature, least: Tensor | None = None
+) -> ScaleGrid:
+    """A grid for the scales of rows `(groups, rows, in)` whose numbers reach to any of `reaches`.
 
     Rows with next to no output, which training leaves behind, do not widen it: they take what scales there are.
+    `least (groups, rows, 1)` bounds the scales from below.
     """
     widest = weight.abs().amax(-1)
-    low, high = widest * _COARSE[-1] / (max(limits) * _SPARE), widest * (_SPARE / min(limits))
+    low, high = widest * _LEAST_FACTOR / (max(reaches) * _SPARE), widest * (_SPARE / min(reaches))
     if least is not None:
-        low, high = low.maximum(least), high.maximum(least)
+        low, high = low.maximum(least[..., 0]), high.maximum(least[..., 0])
     power = curvature.errors(curvature.arranged(weight))
     alive = power > _IDLE * power.max()
     if not alive.any():
@@ -46,41 +55,70 @@ def scale_grid(weight: Tensor, limits: Sequence[float], curvature: Curvature, le
 def solve(
     weight: Tensor, fmt: Format, curvature: Curvature, *, feedback: bool, grid: ScaleGrid | None = None
 ) -> Solution:
-    """Quantize rows `(groups, rows, in)` to numbers of a format, with scales on a grid of their own or `grid`.
+    """Quantize rows `(groups, rows, in)` to numbers of a format, each with a scale on a grid of their own or `grid`.
 
     Scales are as they will be stored before anything is rounded.
     """
     largest = max(-fmt.min, fmt.max)
-    grid = grid or scale_grid(weight, [largest], curvature)
+    grid = grid or scale_grid(weight, limits(fmt), curvature)
     rows = curvature.arranged(weight)
     widest = rows.abs().amax(-1) / largest
-    shrink = _FINE if _is_even(fmt) and largest / fmt.step >= _FINE_LIMIT else _COARSE
     together = max(1, _MOST_ELEMENTS // max(rows.numel(), 1))
     best: Solution | None = None
-    for factors in torch.split(shrink, together):
-        scale = grid.snap(widest * factors[:, None, None])
+    for factors in torch.split(candidates(fmt), together):
+        scale = grid.snap((widest * factors[:, None, None])[..., None])
         found = _best_of(rows, scale, fmt, curvature, feedback=feedback)
         best = found if best is None else best.better(found)
     if best is None:
         raise AssertionError
     if feedback:
-        best = settle(rows, best, fmt, curvature, grid)
-    return Solution(curvature.restored(best.values), best.scale, best.error)
+        best = settle(rows, best, fmt, curvature, grid, Grouping.of(rows.shape[-1], None))
+    return replace(best, values=curvature.restored(best.values))
 
 
 def _best_of(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, *, feedback: bool) -> Solution:
-    """Round with every scale of `(candidates, groups, rows)` at once, and keep each row's best."""
-    candidates, groups, count = scale.shape
+    """Round with every scale of `(candidates, groups, rows, 1)` at once, and keep each row's best."""
+    candidates, groups, count, _ = scale.shape
     many = rows.repeat(1, candidates, 1)
-    scales = scale.transpose(0, 1).reshape(groups, candidates * count)
+    scales = scale.transpose(0, 1).reshape(groups, candidates * count, 1)
     values = round_rows(many, scales, fmt, curvature) if feedback else nearest_rows(many, scales, fmt)
-    error = curvature.errors(many - values * scales[..., None]).reshape(groups, candidates, count)
+    error = curvature.errors(many - values * scales).reshape(groups, candidates, count)
     least, winner = error.min(dim=1)
     values = values.reshape(groups, candidates, count, -1)
     chosen = values.gather(1, winner[:, None, :, None].expand(-1, 1, -1, values.shape[-1]))[:, 0]
-    if fmt.step == 1 and fmt.fits_int8:
-        chosen = chosen.to(torch.int8)
-    return Solution(chosen, scale.gather(0, winner[None])[0], least)
+    return Solution(compact(chosen, fmt), scale.gather(0, winner[None, ..., None])[0], least)
+
+
+def compact(values: Tensor, fmt: Format) -> Tensor:
+    """Values as int8 where they all are small integers."""
+    return values.to(torch.int8) if fmt.step == 1 and fmt.fits_int8 else values
+
+
+def limits(fmt: Format) -> tuple[float, float]:
+    """How far the numbers of a format reach: the largest, and the largest that is not coarse."""
+    return max(-fmt.min, fmt.max), _finest(fmt)
+
+
+@cache
+def candidates(fmt: Format) -> Tensor:
+    """What to try as scales, relative to that with which the largest weight is the largest number.
+
+    Smaller ones clip. Larger ones leave large numbers unused, which pays where those are farther apart than others, in
+    relation to their size, as in posits.
+    """
+    if _is_even(fmt):
+        return _FINE if max(-fmt.min, fmt.max) / fmt.step >= _FINE_LIMIT else _COARSE
+    octaves = math.ceil(math.log2(fmt.max / _finest(fmt)))
+    return torch.cat([_COARSE, *(_COARSE[:6] * 2.0**octave for octave in range(1, octaves))])
+
+
+@cache
+def _finest(fmt: Format) -> float:
+    """The largest number whose neighbours are, in relation to it, as near as any number's."""
+    values = [value for value in fmt.values if value > 0]
+    gaps = {high: (high - low) / high for low, high in itertools.pairwise(values)}
+    least = min(gaps.values(), default=1.0)
+    return max((value for value, gap in gaps.items() if gap <= 2 * least), default=fmt.max)
 
 
 def _is_even(fmt: Format) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,22 +12,21 @@ from torch import Tensor
 class Solution:
     """`scale * values`, and the power of the output error that remains.
 
-    Values are numbers of a format `(groups, rows, in)`; scale (one of a ScaleGrid) and error `(groups, rows)`, float32.
+    Values are numbers of a format `(groups, rows, in)`, the zero point taken off; scale (one of a ScaleGrid) and zero
+    point are `(groups, rows, blocks)`, error `(groups, rows)`, float32.
     """
 
     values: Tensor
     scale: Tensor
     error: Tensor
-
-    def dequantized(self) -> Tensor:
-        """The rows, `(groups, rows, in)`."""
-        return self.values * self.scale[..., None]
+    zero: Tensor | None = None
 
     def better(self, other: Solution) -> Solution:
-        """Every row from the one that has the smaller error there; of equals, this one's."""
+        """Every row from the one that has the smaller error there; of equals, this one's. Zero points are the same."""
         take = other.error < self.error
-        return Solution(
-            torch.where(take[..., None], other.values, self.values),
-            torch.where(take, other.scale, self.scale),
-            torch.where(take, other.error, self.error),
+        return replace(
+            self,
+            values=torch.where(take[..., None], other.values, self.values),
+            scale=torch.where(take[..., None], other.scale, self.scale),
+            error=torch.where(take, other.error, self.error),
         )

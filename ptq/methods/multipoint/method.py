@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -11,10 +11,13 @@ from torch import Tensor
 from ptq import formats
 from ptq.errors import OptionError, suggest
 from ptq.formats import Format
+from ptq.formats.integer import IntFormat
 from ptq.ladder import Ladder
+from ptq.method import Request
 from ptq.methods.multipoint.greedy import greedy_rows
 from ptq.methods.multipoint.radix import Radix
 from ptq.qtensor import Term
+from ptq.scheme import Scheme
 from ptq.solve import Curvature, Solution, scale_grid, solve
 
 _GREEDY: Final = {"greedy": "exact", "greedy-grid": "grid"}
@@ -23,9 +26,15 @@ ROUNDINGS: Final = ("nearest", "hessian")
 GREEDY_POINTS: Final = 4
 
 
+LAST: Final = formats.get("int2")
+"""What the last point of a row may be, where bits or a tolerance decide and not a number of points."""
+
+
 @dataclass(frozen=True)
 class Multipoint:
     """Options of multipoint quantization; `rounding` is about radix points, greedy ones always are the nearest."""
+
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"bits", "tolerance", "points", "per", "search", "rounding"})
 
     base: Format
     search: str = "radix"
@@ -42,10 +51,48 @@ class Multipoint:
         if self.search in _GREEDY and self.rounding == "hessian":
             raise OptionError("greedy points are rounded to nearest, not by hessian; use --rounding nearest, or radix")
 
+    @classmethod
+    def of(cls, request: Request) -> Multipoint:
+        """The method for a request.
+
+        Raises:
+            OptionError: the scheme is not of integers with a scale a row, there are as many points as it cannot have,
+                or rounding needs data that is not there.
+
+        """
+        scheme, options = request.scheme, request.options
+        base = scheme.format
+        if not isinstance(base, IntFormat) or scheme != Scheme(base) or not base.signed:
+            raise OptionError(
+                f"multipoint sums points of int2 to int8 with a scale a channel, not {scheme.describe()}; "
+                f"use --method gptq or rtn for it"
+            )
+        search, rounding = options.get("search") or "radix", options.get("rounding")
+        if rounding == "hessian" and not request.has_data:
+            raise OptionError("--rounding hessian needs calibration data; give --data")
+        rounding = rounding or ("hessian" if request.has_data and search == "radix" else "nearest")
+        points = options.get("points")
+        made = cls(base, search, rounding, request.portable, LAST if points is None else None)
+        most = made.most_points
+        if points is not None and not 1 <= points <= most:
+            fix = "one at least" if points < 1 else f"at most {most}, or a wider base format"
+            raise OptionError(f"--points {points} of {base.name} is not between 1 and {most}; give {fix}")
+        return made
+
+    @property
+    def scheme(self) -> Scheme:
+        """That of the points of the base format."""
+        return Scheme(self.base)
+
     @property
     def needs(self) -> frozenset[str]:
         """The statistics of its inputs that a weight has to come with."""
         return frozenset({"moment"}) if self.rounding == "hessian" else frozenset()
+
+    @property
+    def integral(self) -> bool:
+        """Radix points are the digits of an integer."""
+        return self.search not in _GREEDY
 
     @property
     def most_points(self) -> int:
@@ -66,7 +113,7 @@ class Multipoint:
             error = torch.stack([self._error(weight, rung, curvature) for rung in rungs])
             return Ladder(rungs, error, power)
         sums = {formats: radix for formats, radix in self.sums().items() if len(formats) <= (points or len(formats))}
-        least = None if least_scale is None else least_scale.reshape(weight.shape[:2])
+        least = None if least_scale is None else least_scale.reshape(*weight.shape[:2], 1)
         grid = scale_grid(weight, [radix.limit for radix in sums.values()], curvature, least)
         feedback = self.rounding == "hessian"
         found = [solve(weight, radix.grid, curvature, feedback=feedback, grid=grid) for radix in sums.values()]
@@ -106,8 +153,3 @@ def _terms(found: Solution, formats: tuple[Format, ...], radix: Radix) -> tuple[
     scale = found.scale.reshape(-1)
     parts = zip(planes, radix.worths, formats, strict=True)
     return tuple(Term(plane.to(torch.int8), scale * float(worth), fmt) for plane, worth, fmt in parts)
-
-
-def int8(*, portable: bool = False, rounding: str = "hessian") -> Multipoint:
-    """One point of eight bits: the ordinary int8 quantization, for sites that are to have it."""
-    return Multipoint(formats.get("int8"), rounding=rounding, portable=portable)

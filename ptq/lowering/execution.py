@@ -1,0 +1,72 @@
+"""How a site computes, from what it is, how its weight is stored, and what activations are."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import onnx_ir as ir
+
+from ptq.method import Method
+from ptq.model.graph import Model
+from ptq.model.sites import CONV, GEMM, LOOKUPS, PRODUCTS, RECURRENT, Site
+from ptq.scheme import INT8_MAX
+
+_UNSIGNED = ("UINT2", "UINT4", "UINT8")
+"""Integers with a zero point, which MatMulNBits has too."""
+
+
+class Execution(Enum):
+    """How a site computes."""
+
+    STATIC = "static"
+    """uint8 inputs with a calibrated range, int8 weights."""
+    DYNAMIC = "dynamic"
+    """uint8 inputs with a range found at every call, int8 weights."""
+    BLOCKS = "blocks"
+    """Low-bit weights as they are stored, in MatMulNBits, which rounds its input to int8 by itself."""
+    WEIGHTS = "weights"
+    """Low-bit storage, float weights after loading."""
+    SIMULATED = "simulated"
+    """Float weights after loading, and inputs that are rounded to a format but computed with in float."""
+    LOOKUP = "lookup"
+    """A table: rows are taken as they are stored, and only those become float."""
+    FLOAT = "float"
+    """Not quantized."""
+
+
+INTEGER = (Execution.STATIC, Execution.DYNAMIC, Execution.BLOCKS)
+"""What is meant to run in integer kernels."""
+
+
+def execution(model: Model, site: Site, method: Method, activations: str) -> Execution:
+    """How a site computes that is quantized: convolutions and rank-2 products static, others dynamic."""
+    if site.op in LOOKUPS:
+        return Execution.LOOKUP
+    if site.op in RECURRENT:
+        return Execution.WEIGHTS
+    if activations == "none":
+        return Execution.BLOCKS if site.op in PRODUCTS and _fits_blocks(method) else Execution.WEIGHTS
+    if activations not in ("uint8", "dynamic"):
+        return Execution.SIMULATED
+    if site.op == CONV:
+        return Execution.STATIC if activations == "uint8" else Execution.WEIGHTS
+    return Execution.STATIC if activations == "uint8" and _is_flat(model, site) else Execution.DYNAMIC
+
+
+def _is_flat(model: Model, site: Site) -> bool:
+    """Whether all inputs of a product have rank 2."""
+    if site.op == GEMM:
+        return True
+    names = {use.node for use in site.products}
+    inputs = (node.inputs[0] for node in model.graph.graph if node.name in names)
+    return {_rank(value) for value in inputs} == {2}
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    return len(value.shape) if value is not None and value.shape is not None else None
+
+
+def _fits_blocks(method: Method) -> bool:
+    """Whether the weights are integers that MatMulNBits takes, times scales that it takes."""
+    fmt = method.scheme.format
+    return method.integral and (fmt.onnx in _UNSIGNED or method.scheme.limit <= INT8_MAX)

@@ -1,0 +1,132 @@
+"""Numbers of a format as initializers, in the width of the format, and the nodes that bring them back.
+
+All of it folds when ONNX Runtime loads the file. What ONNX has a type for is stored in it and cast. Other widths are
+split into fields of four, two and one bits; other numbers are codes, looked up in a table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ptq.formats import Format
+from ptq.formats.integer import IntFormat
+from ptq.lowering.builder import STORED, Builder
+
+_WIDE = {"INT8", "UINT8"}
+"""Types that numpy has."""
+
+_UNREADABLE = frozenset({"FLOAT4E2M1", "FLOAT8E8M0"})
+"""Types of ONNX that ONNX Runtime has no kernel for on the CPU, or not in the opset of our files."""
+
+
+def numbers(builder: Builder, values: np.ndarray, fmt: Format, name: str, *, integer: bool) -> ir.Value:
+    """Numbers of a format, `values` of any shape: as int8 multiples of its step, or as float32."""
+    dtype = ir.DataType.INT8 if integer else ir.DataType.FLOAT
+    if isinstance(fmt, IntFormat):
+        whole = _integers(builder, values.astype(np.int64), fmt, name)
+        return whole if whole.dtype == dtype else builder.cast(whole, dtype, f"{name}.numbers")
+    if fmt.onnx is not None and fmt.onnx not in _UNREADABLE and not integer:
+        return builder.cast(builder.constant(name, values, fmt.onnx), dtype, f"{name}.numbers")
+    codes = codes_of(values, fmt)
+    half = 1 << (fmt.bits - 1)
+    places = _signed(builder, np.where(codes < half, codes, codes - 2 * half), fmt.bits, name)
+    table = builder.shared(f"table.{fmt.name}.{'int8' if integer else 'float'}", _table(fmt, integer=integer))
+    return builder.call(
+        "Gather", table, builder.cast(places, ir.DataType.INT32, f"{name}.places"), name=f"{name}.numbers"
+    )
+
+
+def native(builder: Builder, values: np.ndarray, fmt: Format, name: str) -> ir.Value | None:
+    """Integers as an initializer in the type of the format, where the opset has one that kernels read as it is."""
+    if not isinstance(fmt, IntFormat) or fmt.onnx is None or builder.opset < (fmt.least_opset or 0):
+        return None
+    return builder.constant(name, values.astype(np.int64), fmt.onnx)
+
+
+def codes_of(values: np.ndarray, fmt: Format) -> NDArray[np.int64]:
+    """What is stored for numbers of a format, from 0 up."""
+    order = np.searchsorted(np.array(fmt.values), values.astype(np.float64))
+    codes: NDArray[np.int64] = np.array(fmt.codes)[order] % (1 << fmt.bits)
+    return codes
+
+
+def _table(fmt: Format, *, integer: bool) -> NDArray[Any]:
+    """What each code stands for; 0 where it is no number. Negative places count from the end, as Gather does."""
+    table = np.zeros(1 << fmt.bits)
+    table[np.array(fmt.codes)] = np.array(fmt.values) / (fmt.step if integer else 1.0)
+    return table.astype(np.int8 if integer else np.float32)
+
+
+def _integers(builder: Builder, values: np.ndarray, fmt: IntFormat, name: str) -> ir.Value:
+    """Integers as int8, or uint8 where they are above what that holds."""
+    if fmt.onnx in _WIDE:
+        return builder.constant(name, values, fmt.onnx)
+    if not fmt.signed:
+        stored = native(builder, values, fmt, name)
+        if stored is None:
+            return _fields(builder, values, fmt.bits, 0, name)
+        return builder.cast(stored, ir.DataType.INT8, f"{name}.int8")
+    return _signed(builder, values, fmt.bits, name)
+
+
+def _signed(builder: Builder, values: np.ndarray, bits: int, name: str) -> ir.Value:
+    """Two's complement integers of so many bits as int8: a part that is stored as such, and fields below it."""
+    if bits == 8:
+        return builder.constant(name, values, "INT8")
+    if bits == 4:
+        return builder.cast(builder.constant(name, values, "INT4"), ir.DataType.INT8, f"{name}.int8")
+    if bits == 2:
+        if builder.opset >= STORED["INT2"].least_opset:
+            return builder.cast(builder.constant(name, values, "INT2"), ir.DataType.INT8, f"{name}.int8")
+        return _fields(builder, values, bits, -2, name)
+    low = 1 if bits % 2 else 2
+    high = _signed(builder, values >> low, bits - low, f"{name}.high")
+    shift = builder.shared(f"ratio.{1 << low}", np.array(1 << low, np.int8))
+    shifted = builder.call("Mul", high, shift, name=f"{name}.shifted")
+    return builder.call(
+        "Add", shifted, _fields(builder, values & ((1 << low) - 1), low, 0, f"{name}.low"), name=f"{name}.int8"
+    )
+
+
+def _fields(builder: Builder, values: np.ndarray, bits: int, least: int, name: str) -> ir.Value:
+    """Integers from `least` up as int8, packed in bytes, the first lowest; a table says what a byte holds."""
+    packed = builder.constant(name, packed_bytes(values.reshape(1, -1) - least, bits)[0])
+    places = builder.cast(packed, ir.DataType.INT32, f"{name}.bytes")
+    run = builder.call("Gather", field_table(builder, bits, least), places, name=f"{name}.fields")
+    if values.size % (8 // bits):
+        flat = builder.call("Reshape", run, builder.shared("flat", np.array([-1])), name=f"{name}.run")
+        begin, end = builder.shared("begin", np.array([0])), builder.constant(f"end.{name}", np.array([values.size]))
+        run = builder.call("Slice", flat, begin, end, name=f"{name}.exact")
+    return builder.call("Reshape", run, builder.constant(f"shape.{name}", np.array(values.shape)), name=f"{name}.int8")
+
+
+def bit_fields(builder: Builder, bits: np.ndarray, name: str) -> ir.Value:
+    """Bits as int8, packed in bytes."""
+    return _fields(builder, bits, 1, 0, name)
+
+
+def packed_bytes(codes: np.ndarray, bits: int) -> NDArray[np.uint8]:
+    """Codes `(rows, n)` from 0 up as bytes `(rows, ceil(n bits / 8))`, the first code lowest."""
+    shifts = np.arange(0, 8, bits)
+    rows = np.pad(codes.astype(np.uint8), ((0, 0), (0, -codes.shape[1] % len(shifts))))
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(rows.reshape(len(rows), -1, len(shifts)) << shifts, axis=2)
+    return packed.astype(np.uint8)
+
+
+def field_table(builder: Builder, bits: int, least: int) -> ir.Value:
+    """What every byte holds as fields of so many bits, `(256, fields)` int8."""
+    held = (np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)) + least
+    return builder.shared(f"fields.{bits}.{least}" if least else f"fields.{bits}", held.astype(np.int8))
+
+
+def byte_table(fmt: Format, bits: int) -> NDArray[np.float32]:
+    """What every byte holds as codes of so many bits: float32 numbers of the format, `(256, codes)` or `(256,)`."""
+    codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    table = np.zeros(1 << bits, np.float32)
+    table[: 1 << fmt.bits] = _table(fmt, integer=False)
+    held: NDArray[np.float32] = table[codes] if bits < 8 else table
+    return held

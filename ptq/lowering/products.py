@@ -1,0 +1,89 @@
+"""Matrix products in the forms that ONNX Runtime has fast kernels for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ptq.errors import ModelError
+from ptq.lowering.builder import Builder, replace
+from ptq.lowering.marks import marks
+from ptq.lowering.quantizers import Quantized
+from ptq.lowering.weights import Int8Weight
+from ptq.model.sites import GEMM, MATMUL, Use, constant, following_add
+
+
+def zeros(builder: Builder, count: int) -> ir.Value:
+    """The zero points of symmetric weights, which fusions insist on; one vector serves all sites of its length."""
+    return builder.shared(f"zeros.{count}", np.zeros(count, np.int8))
+
+
+def dynamic(
+    graph: ir.Graph, node: ir.Node, use: Use, turned: ir.Value, weight: Int8Weight, cache: dict[str, ir.Node]
+) -> None:
+    """DynamicQuantizeLinear, MatMulInteger, rescaling: what ONNX Runtime fuses to DynamicQuantizeMatMul."""
+    builder = Builder(graph, node, str(node.name))
+    data = node.inputs[0]
+    if data is None:
+        raise ModelError(f"{node.name} has no input")
+    if str(data.name) not in cache:
+        cache[str(data.name)] = Builder(graph, _reader(graph, data), f"{data.name}/dynamic").node(
+            "DynamicQuantizeLinear", data, name="quantize", outputs=3
+        )
+    integers, scale, zero_point = cache[str(data.name)].outputs
+    zero = zeros(builder, len(weight.scales))
+    product = builder.node("MatMulInteger", integers, turned, zero_point, zero, name="product")
+    product.metadata_props.update(marks(node))
+    numbers = builder.cast(product.outputs[0], ir.DataType.FLOAT, "numbers")
+    steps = builder.call("Mul", scale, weight.scale, name="steps")
+    result = builder.call("Mul", numbers, steps, name="result")
+    replace(graph, node, _biased(builder, node, use, result))
+
+
+def static(
+    graph: ir.Graph, node: ir.Node, use: Use, weight_image: ir.Value, weight: Int8Weight, data: Quantized
+) -> None:
+    """A Gemm with int32 bias: the only form of a rank-2 product that ONNX Runtime runs in integers."""
+    builder = Builder(graph, node, str(node.name))
+    add = following_add(node) if node.op_type == MATMUL else None
+    bias = constant(graph.initializers.get(use.bias)) if use.bias else None
+    steps = (np.float32(data.quantizer.step) * weight.scales).astype(np.float32)
+    numbers = np.zeros(steps.size) if bias is None else bias.astype(np.float64).reshape(-1) / steps
+    limits = np.iinfo(np.int32)
+    integers = np.broadcast_to(np.rint(numbers).clip(limits.min, limits.max), steps.shape).astype(np.int32)
+    image = builder.call(
+        "DequantizeLinear",
+        builder.constant("bias", integers),
+        builder.constant("bias.scale", steps),
+        builder.constant("bias.zero", np.zeros(steps.size, np.int32)),
+        name="bias.image",
+        axis=0,
+    )
+    product = builder.node("Gemm", data.image, weight_image, image, name="gemm", transB=1)
+    product.metadata_props.update(marks(node))
+    replace(graph, add or node, product.outputs[0])
+
+
+def with_weight(graph: ir.Graph, node: ir.Node, use: Use, image: ir.Value) -> None:
+    """A MatMul with another weight `(in, out)`; a Gemm becomes one."""
+    if node.op_type == MATMUL:
+        node.replace_input_with(1, image)
+        return
+    builder = Builder(graph, node, str(node.name))
+    data = node.inputs[0]
+    if data is None:
+        raise ModelError(f"{node.name} has no input")
+    product = builder.node("MatMul", data, image, name="product")
+    product.metadata_props.update(marks(node))
+    replace(graph, node, _biased(builder, node, use, product.outputs[0]))
+
+
+def _biased(builder: Builder, node: ir.Node, use: Use, result: ir.Value) -> ir.Value:
+    """The bias of a Gemm added; that of a MatMul is a node of its own."""
+    bias = node.inputs[2] if node.op_type == GEMM and use.bias else None
+    return result if bias is None else builder.call("Add", result, bias, name="biased")
+
+
+def _reader(graph: ir.Graph, value: ir.Value) -> ir.Node:
+    """The first node that reads a value."""
+    return next(node for node in graph if value in node.inputs)

@@ -1,0 +1,50 @@
+"""Activations that are rounded to an FP8 format and computed with in float.
+
+ONNX Runtime's processors have no FP8 arithmetic, and its fusions break on QuantizeLinear to FP8. Casts there and back
+give the numbers that a runtime with FP8 kernels would compute with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ptq import formats
+from ptq.lowering.builder import STORED, Builder
+from ptq.ranges import ActivationRange
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Rounds tensors to a format, each with one scale: that with which its range reaches the largest number."""
+
+    graph: ir.Graph
+    ranges: Mapping[str, ActivationRange]
+    activations: str
+
+    def image(self, node: ir.Node, name: str) -> ir.Value:
+        """The rounded input 0 of a node, which had that name."""
+        value = node.inputs[0]
+        if value is None:
+            raise AssertionError
+        known = next((v for n in self.graph for v in n.outputs if v.name == f"{name}/simulated/image"), None)
+        if known is not None:
+            return known
+        fmt = formats.get(self.activations)
+        builder = Builder(self.graph, self._first_reader(value), f"{name}/simulated")
+        step = builder.constant("scale", np.array(scale_of(self.ranges[name], fmt.max), np.float32))
+        rounded = builder.cast(builder.call("Div", value, step, name="scaled"), STORED[str(fmt.onnx)].onnx, "rounded")
+        made = builder.call("Mul", builder.cast(rounded, ir.DataType.FLOAT, "numbers"), step, name="image")
+        made.shape, made.type = value.shape, value.type
+        return made
+
+    def _first_reader(self, value: ir.Value) -> ir.Node:
+        return next(node for node in self.graph if value in node.inputs)
+
+
+def scale_of(seen: ActivationRange, most: float) -> float:
+    """The scale with which a range just fits numbers up to `most`."""
+    return max(-seen.low, seen.high, float(np.finfo(np.float32).tiny) * most) / most

@@ -1,0 +1,58 @@
+"""What a method of `ptq.methods` is, and what it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from ptq.ladder import Ladder
+from ptq.scheme import Scheme
+from ptq.solve import Curvature
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a recipe asks a method for: the scheme, whether there is data, and the options that the method reads."""
+
+    scheme: Scheme
+    has_data: bool = False
+    portable: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """A frozen dataclass; `OPTIONS` are the options of a recipe that it reads."""
+
+    OPTIONS: ClassVar[frozenset[str]]
+
+    @classmethod
+    def of(cls, request: Request) -> Method:
+        """The method for a request.
+
+        Raises:
+            OptionError: it does not do what is asked, and why.
+
+        """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The statistics of its inputs that a weight has to come with."""
+
+    @property
+    def scheme(self) -> Scheme:
+        """How weights are stored; of several terms, the first."""
+
+    @property
+    def integral(self) -> bool:
+        """Whether the terms of a row come to one scale times integers, as far as the scheme has such numbers."""
+
+    def ladder(
+        self, weight: Tensor, curvature: Curvature, *, points: int | None = None, least_scale: Tensor | None = None
+    ) -> Ladder:
+        """Quantize a weight `(groups, rows, in)` to every size it can have, or to those of up to `points` terms.
+
+        `least_scale (out,)` bounds the scales of the rows from below, where the arithmetic downstream needs it.
+        """

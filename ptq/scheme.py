@@ -1,0 +1,124 @@
+"""How a weight is stored: the format of its numbers, and which of them share a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+from ptq import formats, registry
+from ptq.errors import OptionError
+from ptq.formats import Format
+from ptq.formats.minifloat import FLOAT16
+
+GROUPS: Final = (16, 32, 64, 128, 256)
+"""Sizes of groups that ONNX Runtime has a kernel for."""
+
+ROW, TENSOR = "channel", "tensor"
+SHARED: Final = (ROW, TENSOR, *map(str, GROUPS))
+"""What a user may say about which weights share a scale."""
+
+_STEPS: Final = tuple(formats.get(name) for name in ("steps16", "steps8", "steps4", "steps2"))
+INT8_MAX, PORTABLE_MAX = formats.INT8_MAX, 63
+"""The largest weight of int8 kernels; of those whose products never saturate on CPUs without VNNI."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Numbers of a format times scales.
+
+    With a `group`, as many weights along a row share a scale: that of the row (of the tensor, with `per_tensor`) times
+    a factor, a number of the format `factors`.
+    """
+
+    format: Format
+    group: int | None = None
+    factors: Format | None = None
+    per_tensor: bool = False
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether there is no zero point: formats without negative numbers need one."""
+        return self.format.min < 0
+
+    @property
+    def limit(self) -> float:
+        """The largest magnitude of its numbers, zero point taken off, in steps of the format."""
+        reach = max(-self.format.min, self.format.max) if self.symmetric else self.format.max - self.format.min
+        return reach / self.format.step
+
+    @property
+    def fits_int8(self) -> bool:
+        """Whether a row is one scale times integers that an int8 holds, so that int8 kernels compute with it."""
+        most = 1.0
+        if self.factors is not None:
+            if self.factors not in _STEPS:
+                return False
+            most = self.factors.max
+        return self.limit * most <= INT8_MAX
+
+    @property
+    def bits(self) -> float:
+        """Bits per weight, the scales of groups and their zero points counted, those of rows not."""
+        shared = 0 if self.factors is None else self.factors.bits
+        zero = 0 if self.symmetric else self.format.bits
+        return self.format.bits + (shared + zero) / self.group if self.group else float(self.format.bits)
+
+    def describe(self) -> str:
+        """In a few words, such as "int4 in groups of 32"."""
+        shared = f" in groups of {self.group}" if self.group else " per tensor" if self.per_tensor else ""
+        return f"{self.format.name}{shared}"
+
+
+SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
+    {
+        "mxfp8": Scheme(formats.get("fp8_e4m3fn"), 32, formats.get("e8m0")),
+        "mxfp6": Scheme(formats.get("fp6_e2m3"), 32, formats.get("e8m0")),
+        "mxfp4": Scheme(formats.get("fp4_e2m1"), 32, formats.get("e8m0")),
+        "mxint8": Scheme(formats.get("int8"), 32, formats.get("e8m0")),
+        "nvfp4": Scheme(formats.get("fp4_e2m1"), 16, formats.get("fp8_e4m3fn"), per_tensor=True),
+    }
+)
+"""Block formats by name: those of the Open Compute Project (Microscaling 1.0, table 1), and NVIDIA's NVFP4."""
+
+
+def known() -> list[str]:
+    """The names that `parse` takes."""
+    return [*formats.FORMATS, *SCHEMES]
+
+
+def parse(weights: str, group: str | None = None, *, integer: bool = False, portable: bool = False) -> Scheme:
+    """The scheme of a format or block format by name; `integer` where int8 kernels are to compute with it.
+
+    Raises:
+        OptionError: there is no such format, it has groups of its own, or its groups do not fit int8 kernels.
+
+    """
+    if weights in SCHEMES:
+        if group is not None:
+            raise OptionError(f"{weights} has groups of {SCHEMES[weights].group} by itself; leave out --group")
+        return SCHEMES[weights]
+    fmt = registry.get("format", weights, {name: formats.FORMATS.get(name) for name in known()})
+    if fmt is None:
+        raise AssertionError
+    if not fmt.min <= 0 <= fmt.max:
+        raise OptionError(f"{weights} has no zero, it is a format of scales; give weights another one")
+    if group is None or group == ROW:
+        return Scheme(fmt)
+    if group == TENSOR:
+        return Scheme(fmt, per_tensor=True)
+    return _grouped(Scheme(fmt), int(group), integer=integer, most=PORTABLE_MAX if portable else INT8_MAX)
+
+
+def _grouped(scheme: Scheme, group: int, *, integer: bool, most: int) -> Scheme:
+    if not integer:
+        return replace(scheme, group=group, factors=formats.get("ulog8") if scheme.symmetric else FLOAT16)
+    fitting = (steps for steps in _STEPS if scheme.limit * steps.max <= most)
+    steps = next(fitting, None)
+    if steps is None:
+        raise OptionError(
+            f"groups of {scheme.format.name} do not fit int8 kernels, which take integers up to {most}, "
+            f"the factors of the groups included; use --activations none, or leave out --group"
+        )
+    return replace(scheme, group=group, factors=steps)

@@ -1,0 +1,109 @@
+"""Scales that groups of weights share, zero points, scales of whole tensors: found first, then rounded on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptq import formats
+from ptq.formats import Format
+from ptq.scales import ScaleGrid, unit_below
+from ptq.scheme import Scheme
+from ptq.solve.curvature import Curvature
+from ptq.solve.feedback import nearest_rows, round_rows
+from ptq.solve.grouping import Grouping
+from ptq.solve.search import candidates, compact, limits, scale_grid
+from ptq.solve.settle import settle
+from ptq.solve.solution import Solution
+
+_E8M0 = formats.get("e8m0")
+_NEXT_OCTAVE = torch.tensor([1.5])
+"""Among scales that are powers of two the nearest is often too small; this reaches the next."""
+
+
+class _Steps(NamedTuple):
+    """Scales as they are stored and the zero points that go with them, `(g, rows, groups)`."""
+
+    scale: Tensor
+    zero: Tensor | None
+
+
+def solve_groups(
+    weight: Tensor, scheme: Scheme, curvature: Curvature, *, feedback: bool, least: Tensor | None = None
+) -> tuple[Solution, ScaleGrid]:
+    """Quantize rows `(groups, rows, in)` by a scheme with groups, zero points or one scale; and the grid of scales.
+
+    The scales of the groups are those of least squared error by themselves, each weight counting as the diagonal of
+    the curvature says. `least (groups, rows, 1)` bounds the scales from below.
+    """
+    grouping = Grouping.of(weight.shape[-1], scheme.group)
+    fmt = scheme.format
+    parts = grouping.split(weight)
+    low, high = parts.amin(-1).clamp_max(0), parts.amax(-1).clamp_min(0)
+    if scheme.per_tensor and scheme.group is None:
+        low, high = low.min().expand_as(low), high.max().expand_as(high)
+    grid = _grid(_widest(low, high, fmt), weight, scheme, curvature, least)
+    importance = curvature.restored(curvature.moment.diagonal(dim1=-2, dim2=-1)[:, None, :])
+    steps = _searched(parts, grouping.split(importance), low, high, scheme, grid)
+    rows, scale = curvature.arranged(weight), grouping.wide(steps.scale, curvature.order)
+    zero = None if steps.zero is None else grouping.wide(steps.zero, curvature.order)
+    values = round_rows(rows, scale, fmt, curvature, zero) if feedback else nearest_rows(rows, scale, fmt, zero)
+    error = curvature.errors(rows - values * scale)
+    found = Solution(values if zero is not None else compact(values, fmt), steps.scale, error, steps.zero)
+    if feedback and not (scheme.per_tensor and scheme.group is None):
+        found = settle(rows, found, fmt, curvature, grid, grouping)
+    return Solution(curvature.restored(found.values), found.scale, found.error, found.zero), grid
+
+
+def _widest(low: Tensor, high: Tensor, fmt: Format) -> Tensor:
+    """The scales with which nothing is clipped."""
+    if fmt.min < 0:
+        return torch.maximum(-low / -fmt.min, high / fmt.max)
+    return (high - low) / (fmt.max - fmt.min)
+
+
+def _grid(widest: Tensor, weight: Tensor, scheme: Scheme, curvature: Curvature, least: Tensor | None) -> ScaleGrid:
+    """What the scales can be: one for all, one a row, or multiples of such a one."""
+    factors, largest = scheme.factors, float(widest.max())
+    reaches = limits(scheme.format)
+    if factors is None:
+        return ScaleGrid.exact(least) if scheme.per_tensor else scale_grid(weight, reaches, curvature, least)
+    if factors == formats.get("ulog8"):
+        return ScaleGrid(unit_below(largest), least)
+    if scheme.per_tensor:
+        return ScaleGrid(max(largest / factors.max, torch.finfo(torch.float32).tiny), least, factors)
+    if factors.min == 1:
+        unit = scale_grid(weight, [reach * factors.max for reach in reaches], curvature, least).snap(
+            widest.amax(-1, keepdim=True) / factors.max
+        )
+        return ScaleGrid(unit, None, factors)
+    return ScaleGrid(1.0 if factors == _E8M0 else unit_below(largest, factors), least, factors)
+
+
+def _searched(parts: Tensor, importance: Tensor, low: Tensor, high: Tensor, scheme: Scheme, grid: ScaleGrid) -> _Steps:
+    """For each group the best of some scales that clip more and more of it; for a tensor, the best for all."""
+    fmt = scheme.format
+    widest = _widest(low, high, fmt)
+    tried = candidates(fmt) if scheme.factors != _E8M0 else torch.cat([candidates(fmt), _NEXT_OCTAVE])
+    best: _Steps | None = None
+    least = torch.full_like(widest, torch.inf)
+    for factor in tried:
+        scale = grid.snap(widest * factor)
+        zero = None if scheme.symmetric else (-low * factor / scale).round().clamp(fmt.min, fmt.max)
+        wide, shift = scale[..., None], None if zero is None else zero[..., None]
+        residual = parts - nearest_rows(parts, wide, fmt, shift) * wide
+        error = (residual.square() * importance).sum(-1)
+        if scheme.per_tensor and scheme.group is None:
+            error = error.sum().expand_as(error)
+        if best is None:
+            best, least = _Steps(scale, zero), error
+            continue
+        better = error < least
+        least = torch.where(better, error, least)
+        zeros = None if zero is None or best.zero is None else torch.where(better, zero, best.zero)
+        best = _Steps(torch.where(better, scale, best.scale), zeros)
+    if best is None:
+        raise AssertionError
+    return best

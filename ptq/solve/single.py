@@ -1,0 +1,63 @@
+"""One term a row: ordinary quantization, of any scheme, as the ladder of one rung that methods return."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptq.formats import Format
+from ptq.formats.integer import Integers
+from ptq.ladder import Ladder
+from ptq.qtensor import Blocks, Term
+from ptq.rounding import round_to
+from ptq.scales import ScaleGrid
+from ptq.scheme import INT8_MAX, Scheme
+from ptq.solve.curvature import Curvature
+from ptq.solve.grouping import Grouping
+from ptq.solve.groups import solve_groups
+from ptq.solve.search import limits, scale_grid, solve
+from ptq.solve.solution import Solution
+
+
+def one_term(
+    weight: Tensor,
+    scheme: Scheme,
+    curvature: Curvature,
+    *,
+    feedback: bool,
+    most: int = INT8_MAX,
+    least_scale: Tensor | None = None,
+) -> Ladder:
+    """Quantize a weight `(groups, rows, in)`, rounding to nearest or with error feedback.
+
+    Integers are kept up to `most`; `least_scale (out,)` bounds the scales of the rows from below.
+    """
+    least = None if least_scale is None else least_scale.reshape(*weight.shape[:2], 1)
+    if scheme.symmetric and scheme.group is None and not scheme.per_tensor:
+        fmt = _clipped(scheme.format, most)
+        grid = scale_grid(weight, limits(fmt), curvature, least)
+        found = solve(weight, fmt, curvature, feedback=feedback, grid=grid)
+    else:
+        found, grid = solve_groups(weight, scheme, curvature, feedback=feedback, least=least)
+    power = curvature.errors(curvature.arranged(weight)).reshape(-1)
+    return Ladder(((_term(found, scheme, grid),),), found.error.reshape(1, -1), power)
+
+
+def _clipped(fmt: Format, most: int) -> Format:
+    """The numbers up to a limit; only int8 has larger ones that matter."""
+    return Integers.up_to(most) if fmt.step == 1 and fmt.fits_int8 and fmt.max > most else fmt
+
+
+def _term(found: Solution, scheme: Scheme, grid: ScaleGrid) -> Term:
+    grouping = Grouping.of(found.values.shape[-1], scheme.group)
+    values, zero = found.values, None
+    if found.zero is not None:
+        values = (values + grouping.wide(found.zero)).to(torch.uint8)
+        zero = found.zero.flatten(0, 1).to(torch.uint8)
+    values = values.flatten(0, 1)
+    if scheme.factors is None:
+        return Term(values, found.scale.reshape(-1), scheme.format, zero_point=zero)
+    unit = torch.as_tensor(grid.unit, dtype=torch.float32).expand(*found.scale.shape[:2], 1)
+    factors = round_to(scheme.factors, found.scale / unit).flatten(0, 1)
+    blocks = Blocks(grouping.size, factors, scheme.factors)
+    return Term(values, unit.reshape(-1).contiguous(), scheme.format, None, blocks, zero)
