@@ -60,3 +60,37 @@ def _steps(sizes: Sequence[int], positions: int | None) -> list[int]:
 def rows(x: Tensor) -> Tensor:
     """What a matrix product multiplies its weights with: `(1, samples, in)` of `(…, in)`."""
     return torch.reshape(x, (1, -1, x.shape[-1]))
+
+
+def patch_mean(  # noqa: PLR0917  (the attributes of ONNX's Conv)
+    channels: Tensor,
+    sizes: Sequence[int | None],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The mean patch `(groups, in)` of images that have these means of channels `(channels,)` everywhere.
+
+    What is not known from the means is how the numbers near the border differ from others; that the padding is 0 is.
+    Where the size is not known, it is taken to be so large that the border does not matter.
+    """
+    inside = torch.ones(1)
+    for axis, size in enumerate(sizes):
+        along = _inside(axis, size, kernel, strides, pads, dilations) if size else torch.ones(kernel[axis])
+        inside = (inside[:, None] * along).reshape(-1)
+    return (channels[:, None] * inside).reshape(groups, -1)
+
+
+def _inside(
+    axis: int, size: int, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]
+) -> Tensor:
+    """For each position of the kernel along an axis, the part of the output positions for which it is on the image."""
+    begin, end = pads[axis], pads[axis + len(kernel)]
+    reach = (kernel[axis] - 1) * dilations[axis] + 1
+    count = (size + begin + end - reach) // strides[axis] + 1
+    places = (
+        torch.arange(count)[None, :] * strides[axis] + torch.arange(kernel[axis])[:, None] * dilations[axis] - begin
+    )
+    return ((places >= 0) & (places < size)).float().mean(1)

@@ -179,3 +179,33 @@ class Moments:
         self.gram += gram
         self.total += total
         self.count += count
+
+
+@dataclass
+class Mean:
+    """The mean of vectors, from means over parts of them."""
+
+    total: Tensor | None = None
+    weight: float = 0.0
+
+    def add(self, mean: Tensor, weight: float) -> None:
+        """See a mean `(n,)` of so many vectors."""
+        part = mean.double() * weight
+        self.total = part if self.total is None else self.total + part
+        self.weight += weight
+
+    def merge(self, other: Mean) -> None:
+        """See what another has seen."""
+        if other.total is not None:
+            self.add(other.total / other.weight, other.weight)
+
+    def result(self) -> Tensor:
+        """The mean, float64.
+
+        Raises:
+            DataError: nothing was seen, or it was not finite.
+
+        """
+        if self.total is None or not self.total.isfinite().all():
+            raise DataError("the activations are missing or not finite; check the data and the model")
+        return self.total / self.weight

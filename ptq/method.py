@@ -39,7 +39,7 @@ class Method(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The statistics of its inputs that a weight has to come with."""
+        """Statistics of its inputs that a weight comes with where there is data: the second "moment", or the "mean"."""
 
     @property
     def scheme(self) -> Scheme:

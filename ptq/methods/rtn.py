@@ -15,7 +15,7 @@ from ptq.solve import Curvature, one_term
 
 @dataclass(frozen=True)
 class Rtn:
-    """It needs no data."""
+    """It works without data; with data, what it does to the mean of an output goes into the bias."""
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset()
 
@@ -29,8 +29,8 @@ class Rtn:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Nothing."""
-        return frozenset()
+        """The mean input."""
+        return frozenset({"mean"})
 
     @property
     def integral(self) -> bool:

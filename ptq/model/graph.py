@@ -56,6 +56,18 @@ class Model:
             raise ModelError(f"the graph has no initializer {name!r}")
         return array
 
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """The sizes of a tensor as far as they are known, None when not even their number is."""
+        value = self._values.get(name)
+        if value is None or value.shape is None:
+            return None
+        return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+    @cached_property
+    def _values(self) -> dict[str, ir.Value]:
+        graph = self.graph.graph
+        return {str(v.name): v for v in (*graph.inputs, *(out for node in graph for out in node.outputs))}
+
     def matrix(self, site: Site) -> np.ndarray:
         """A site's weight, `(out, in)`."""
         return site.matrix(self.initializer(site.weight))

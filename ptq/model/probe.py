@@ -7,7 +7,8 @@ tensor that has to leave that layout is copied first, which costs about as much 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -23,12 +24,19 @@ _NOT_NEGATIVE = frozenset({"HardSigmoid", "Relu", "Sigmoid", "Softmax"})
 
 
 def probed(
-    model: ir.Model, ranged: Container[str], taps: Sequence[str] = (), sampled: Container[str] = (), per_sample: int = 1
+    model: ir.Model,
+    ranged: Container[str],
+    taps: Sequence[str] = (),
+    sampled: Container[str] = (),
+    per_sample: int = 1,
+    averaged: Mapping[str, int] = MappingProxyType({}),
 ) -> Session:
     """A session with more outputs: `extremes(name)` for each of `ranged`, `sampled_as(name)` for each of `sampled`.
 
-    The tensors in `taps` become outputs themselves. A sampled tensor of images of known size is thinned to about
-    `per_sample` numbers of each sample, evenly spread; any other comes whole. The output for the least number is left
+    For each of `averaged` there is `mean_as(name)`, the mean over all axes but the given one; of axis 1, the channels
+    of images, it is given by sample, `(samples, channels, 1, …)`. The tensors in `taps` become outputs themselves. A
+    sampled tensor of images of known size is thinned to about `per_sample` numbers of each sample, evenly spread; any
+    other comes whole. The output for the least number is left
     out where the operator before tells that it is not below 0.
     """
     copy = with_outputs(model, taps)
@@ -39,6 +47,8 @@ def probed(
             _range(copy.graph, value)
         if name in sampled:
             _sample(copy.graph, value, per_sample)
+        if name is not None and name in averaged:
+            _average(copy.graph, value, averaged[name])
     return Session(copy, in_order=any(name in ranged and _is_image(value) for name, value in values.items()))
 
 
@@ -50,6 +60,26 @@ def extremes(name: str) -> tuple[str, str]:
 def sampled_as(name: str) -> str:
     """The name of the output with some of the numbers of a tensor."""
     return f"{name}/ptq.some"
+
+
+def mean_as(name: str) -> str:
+    """The name of the output with the means of a tensor."""
+    return f"{name}/ptq.mean"
+
+
+def _average(graph: ir.Graph, value: ir.Value, axis: int) -> None:
+    """Of an image by sample, where there is an operator for the blocked layout; of others over the batch too."""
+    name = mean_as(str(value.name))
+    if axis == 1:
+        _probe(graph, "GlobalAveragePool", value, name)
+        return
+    rank = len(value.shape) if value.shape is not None else 2
+    axes = ir.Value(name=f"{name}.axes", const_value=ir.tensor(list(range(rank - 1)), name=f"{name}.axes"))
+    graph.register_initializer(axes)
+    node = ir.node("ReduceMean", [value, axes], {"keepdims": 0}, name=name)
+    node.outputs[0].name, node.outputs[0].type = name, value.type
+    graph.append(node)
+    graph.outputs.append(node.outputs[0])
 
 
 def _range(graph: ir.Graph, value: ir.Value) -> None:

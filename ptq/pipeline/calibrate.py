@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from calibration.batch import Batch
-from calibration.im2col import patches, rows
-from calibration.observers import Density, Histogram, Moment, Moments, Range
+from calibration.im2col import patch_mean, patches, rows
+from calibration.observers import Density, Histogram, Mean, Moment, Moments, Range
 from ptq import formats
 from ptq.model.graph import Model
-from ptq.model.probe import extremes, probed, sampled_as
+from ptq.model.probe import extremes, mean_as, probed, sampled_as
 from ptq.model.sites import Geometry, Site, Use
 from ptq.pipeline.stages import Advance
 from ptq.ranges import RANGES, ActivationRange
@@ -31,12 +31,14 @@ _HISTOGRAM_VALUES = 32_768
 class Statistics:
     """Ranges by tensor, and by site the moment of its inputs: of all samples, and of all but the first few.
 
-    A site is in `apart` only when there were others than the first few.
+    A site is in `apart` only when there were others than the first few. `means (groups, in)` are those of the inputs
+    of sites without a moment.
     """
 
     ranges: Mapping[str, ActivationRange]
     moments: Mapping[str, Moment]
     apart: Mapping[str, Moment]
+    means: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,12 @@ def calibrate(
     advance: Advance = lambda: None,
     *,
     reserved: int = 0,
+    averaged: Sequence[Site] = (),
 ) -> Statistics:
     """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name.
 
-    The first `reserved` samples, rounded up to whole batches, are left out of `Statistics.apart`.
+    Of the sites in `averaged`, which have one use, there are means. The first `reserved` samples, rounded up to whole
+    batches, are left out of `Statistics.apart`.
     """
     wanted = {site.name: tuple(_Key(use.input, use.geometry, site.groups) for use in site.products) for site in sites}
     moments = {key: Moments() for keys in wanted.values() for key in keys}
@@ -68,7 +72,10 @@ def calibrate(
     ranges = {name: Range() for name in observed}
     histograms = {name: Histogram() for name in ranges} if rule != "minmax" else {}
     taps = list(dict.fromkeys(key.input for key in moments))
-    session = probed(model.graph, ranges, taps, histograms, _HISTOGRAM_VALUES // BATCH)
+    inputs = {site.name: site.uses[0] for site in averaged}
+    means = {use.input: Mean() for use in inputs.values()}
+    axes = {use.input: -1 if use.geometry is None else 1 for use in inputs.values()}
+    session = probed(model.graph, ranges, taps, histograms, _HISTOGRAM_VALUES // BATCH, axes)
     samples = 0
     for batch in batches:
         found = dict(zip(session.outputs, session.run(batch.feeds), strict=True)) | dict(batch.feeds)
@@ -77,6 +84,9 @@ def calibrate(
             seen.add(float(found.get(low, 0.0)), float(found[high]))
         for name, histogram in histograms.items():
             histogram.add(_thinned(found[sampled_as(name)]))
+        for name, mean in means.items():
+            values = torch.from_numpy(found[mean_as(name)])
+            mean.add(values.flatten(1).mean(0) if axes[name] == 1 else values, batch.size)
         for key, moment in (moments if samples < reserved else apart).items():
             moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
         samples += batch.size
@@ -85,7 +95,17 @@ def calibrate(
     others = _by_site(apart, wanted) if all(each.count for each in apart.values()) else {}
     for key, moment in moments.items():
         moment.merge(apart.pop(key))
-    return Statistics(_ranges(ranges, histograms, rule), _by_site(moments, wanted), others)
+    by_site = {site.name: _mean(model, site, means[site.uses[0].input].result()) for site in averaged}
+    return Statistics(_ranges(ranges, histograms, rule), _by_site(moments, wanted), others, by_site)
+
+
+def _mean(model: Model, site: Site, channels: Tensor) -> Tensor:
+    """The mean input of a site `(groups, in)`, from that of the channels of its input."""
+    g = site.uses[0].geometry
+    if g is None:
+        return channels[None]
+    shape = model.shape(site.uses[0].input) or (None,) * (len(g.kernel) + 2)
+    return patch_mean(channels, shape[2:], g.kernel, g.strides, g.pads, g.dilations, site.groups)
 
 
 def vectors_of(site: Site, use: Use, x: Tensor) -> Tensor:

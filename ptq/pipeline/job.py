@@ -26,7 +26,7 @@ from ptq.pipeline.manifest import manifest
 from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
 from ptq.pipeline.stages import Stages
-from ptq.pipeline.weights import SiteWeights, quantize_weights
+from ptq.pipeline.weights import SiteWeights, has_own_bias, quantize_weights
 from ptq.recipe import Plan, Recipe
 from ptq.sensitivity import samples_needed
 
@@ -117,14 +117,15 @@ def _calibrate(
     model: Model, plan: Plan, observed: Collection[str], data: Dataset, reserved: int, stages: Stages
 ) -> Statistics | None:
     """What the plan needs to know of the data; None when that is nothing."""
-    methods = ((site, plan.methods[site.name]) for site in model.sites)
-    sites = [site for site, method in methods if method is not None and "moment" in method.needs and site.products]
-    if not sites and not observed:
+    needing = [(site, method.needs) for site in model.sites if (method := plan.methods[site.name]) and site.products]
+    sites = [site for site, needs in needing if "moment" in needs]
+    averaged = [site for site, needs in needing if "mean" in needs and has_own_bias(model, site)]
+    if not sites and not averaged and not observed:
         return None
     total = None if data.samples is None else -(-data.samples // BATCH)
     with stages.stage("calibrate", total) as advance:
         batches, rule = data.batches(BATCH), plan.recipe.range
-        return calibrate(model, sites, observed, rule, batches, advance, reserved=reserved)
+        return calibrate(model, sites, observed, rule, batches, advance, reserved=reserved, averaged=averaged)
 
 
 def _batches(data: Dataset | None, samples: int) -> list[Batch]:

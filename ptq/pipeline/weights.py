@@ -65,7 +65,7 @@ class _Solved:
         shift = None
         if self.mean is not None:
             residual = (self.matrix - weight.dequantize()).reshape(self.mean.shape[0], -1, self.mean.shape[1])
-            shift = (residual.double() @ self.mean[:, :, None]).reshape(-1).float().numpy()
+            shift = (residual.double() @ self.mean.double()[:, :, None]).reshape(-1).float().numpy()
         error = self.ladder.error.gather(0, rung[None]).double().sum()
         power = float(self.ladder.power.double().sum())
         return SiteWeights(weight, shift, float(error), power, self.measured)
@@ -104,7 +104,8 @@ def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False
     if site.name not in moments:
         curvature = Curvature.unknown(site.groups, site.columns)
         ladder = method.ladder(weight, curvature, points=points, least_scale=least)
-        return _Solved(site, ladder, matrix, measured=False, mean=None)
+        mean = None if statistics is None else statistics.means.get(site.name)
+        return _Solved(site, ladder, matrix, measured=False, mean=mean)
     moment = moments[site.name]
     own_bias = has_own_bias(model, site)
     curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count)

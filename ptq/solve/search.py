@@ -26,6 +26,10 @@ _FINE = torch.linspace(1.0, 0.85, 4)
 _FINE_LIMIT = 16
 """From here on an even grid is so fine that clipping its range cannot gain much."""
 
+_FINEST = torch.tensor([1.0, 1.02])
+_FINEST_LIMIT = 64
+"""From here on it loses, at the output of a network, what a layer by itself seems to gain; up to the next scale."""
+
 _IDLE = 2.0**-24
 """The part of the most powerful row's output below which a row's is nothing to an 8-bit tensor of all of them."""
 
@@ -107,7 +111,8 @@ def candidates(fmt: Format) -> Tensor:
     relation to their size, as in posits.
     """
     if _is_even(fmt):
-        return _FINE if max(-fmt.min, fmt.max) / fmt.step >= _FINE_LIMIT else _COARSE
+        limit = max(-fmt.min, fmt.max) / fmt.step
+        return _FINEST if limit >= _FINEST_LIMIT else _FINE if limit >= _FINE_LIMIT else _COARSE
     octaves = math.ceil(math.log2(fmt.max / _finest(fmt)))
     return torch.cat([_COARSE, *(_COARSE[:6] * 2.0**octave for octave in range(1, octaves))])
 
