@@ -10,6 +10,7 @@ from types import FrameType
 import click
 
 import ptq
+from cli.formats import formats
 from cli.quantize import quantize
 from ptq.errors import PtqError
 
@@ -27,6 +28,7 @@ def commands() -> None:
 
 
 commands.add_command(quantize)
+commands.add_command(formats)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from ptq import formats, registry
 from ptq.errors import OptionError
-from ptq.formats import Format
+from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
 from ptq.formats.minifloat import FLOAT16
 
 GROUPS: Final = (16, 32, 64, 128, 256)
@@ -20,8 +20,6 @@ SHARED: Final = (ROW, TENSOR, *map(str, GROUPS))
 """What a user may say about which weights share a scale."""
 
 _STEPS: Final = tuple(formats.get(name) for name in ("steps16", "steps8", "steps4", "steps2"))
-INT8_MAX, PORTABLE_MAX = formats.INT8_MAX, 63
-"""The largest weight of int8 kernels; of those whose products never saturate on CPUs without VNNI."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,7 @@ class Scheme:
     @property
     def limit(self) -> float:
         """The largest magnitude of its numbers, zero point taken off, in steps of the format."""
-        reach = max(-self.format.min, self.format.max) if self.symmetric else self.format.max - self.format.min
-        return reach / self.format.step
+        return self.format.reach if self.symmetric else (self.format.max - self.format.min) / self.format.step
 
     @property
     def fits_int8(self) -> bool:

@@ -48,6 +48,14 @@ def test_help_is_cheap(command: list[str]) -> None:
     assert not HEAVY & imported
 
 
-def test_formats_need_no_torch() -> None:
-    _, imported = run("-c", "import ptq.formats")
-    assert not HEAVY & imported
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["show", "fp4_e2m1"], ["--help"]], ids=" ".join)
+def test_listing_formats_is_cheap(arguments: list[str]) -> None:
+    printed, imported = run("-m", "ptq", "formats", *arguments)
+    assert "fp4_e2m1" in printed or "Usage:" in printed
+    assert not (HEAVY | {"numpy"}) & imported
+
+
+@pytest.mark.parametrize("module", ["ptq.formats", "ptq.support"])
+def test_formats_need_no_torch(module: str) -> None:
+    _, imported = run("-c", f"import {module}")
+    assert not (HEAVY | {"numpy"}) & imported

@@ -14,6 +14,8 @@ from typing import Final
 from ptq import registry
 
 INT8_MAX: Final = 127
+PORTABLE_MAX: Final = 63
+"""Largest int8 weight whose products with uint8 inputs never saturate the paired int16 sums of CPUs without VNNI."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,14 @@ class Format:
         return math.gcd(*(above * (over // below) for above, below in ratios)) / over
 
     @property
+    def reach(self) -> float:
+        """How many steps the number farthest from 0 is away from it."""
+        return max(-self.min, self.max) / self.step
+
+    @property
     def fits_int8(self) -> bool:
         """Whether its numbers are small multiples of one step, so that integer kernels compute with them exactly."""
-        return max(-self.min, self.max) / self.step <= INT8_MAX
+        return self.reach <= INT8_MAX
 
     @property
     def max(self) -> float:
@@ -66,8 +73,13 @@ class Format:
         return self.values[0]
 
 
+FAMILIES: Final[Mapping[str, tuple[Format, ...]]] = MappingProxyType(
+    {name: module.FORMATS for name, module in registry.Modules(__name__).items()}
+)
+"""The formats of every family, by its name."""
+
 FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
-    {fmt.name: fmt for module in registry.Modules(__name__).values() for fmt in module.FORMATS}
+    {fmt.name: fmt for family in FAMILIES.values() for fmt in family}
 )
 """Every format by name."""
 

@@ -6,10 +6,10 @@ from enum import Enum
 
 import onnx_ir as ir
 
+from ptq.formats import INT8_MAX
 from ptq.method import Method
 from ptq.model.graph import Model
 from ptq.model.sites import CONV, GEMM, LOOKUPS, PRODUCTS, RECURRENT, Site
-from ptq.scheme import INT8_MAX
 
 _UNSIGNED = ("UINT2", "UINT4", "UINT8")
 """Integers with a zero point, which MatMulNBits has too."""

@@ -14,13 +14,12 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from ptq.formats import INT8_MAX
 from ptq.lowering.builder import Builder
 from ptq.lowering.planes import bit_fields, numbers
 from ptq.model.graph import Model
 from ptq.qtensor import QTensor, Term, index_bits, rows_bits
 from ptq.scales import LOGARITHMIC, Coded, coded, fits_bfloat16, is_shared
-
-INT8_MAX = 127
 
 _STORED = ("plane", "rows", "scale", "zero")
 """What the names of initializers that hold a weight begin with; the others say how to put it together."""

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ptq.formats import INT8_MAX, PORTABLE_MAX
 from ptq.ladder import Ladder
 from ptq.method import Request
-from ptq.scheme import INT8_MAX, PORTABLE_MAX, Scheme
+from ptq.scheme import Scheme
 from ptq.solve import Curvature, one_term
 
 

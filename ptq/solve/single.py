@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptq.formats import Format
+from ptq.formats import INT8_MAX, Format
 from ptq.formats.integer import Integers
 from ptq.ladder import Ladder
 from ptq.qtensor import Blocks, Term
 from ptq.rounding import round_to
 from ptq.scales import ScaleGrid
-from ptq.scheme import INT8_MAX, Scheme
+from ptq.scheme import Scheme
 from ptq.solve.curvature import Curvature
 from ptq.solve.grouping import Grouping
 from ptq.solve.groups import solve_groups

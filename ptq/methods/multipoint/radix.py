@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ptq.errors import OptionError
+from ptq.formats import INT8_MAX, PORTABLE_MAX
 from ptq.formats.integer import Integers
-
-INT8_CEILING = 127
-PORTABLE_CEILING = 63
-"""Largest weight whose products with uint8 inputs never saturate the paired int16 sums of CPUs without VNNI."""
 
 _PORTABLE_RATIO = 8
 
@@ -31,8 +28,8 @@ class Radix:
     @classmethod
     def of(cls, digits: Sequence[int], *, portable: bool = False) -> Radix:
         """The number system with these largest digits."""
-        ceiling = PORTABLE_CEILING if portable else INT8_CEILING
-        most = _PORTABLE_RATIO if portable else INT8_CEILING
+        ceiling = PORTABLE_MAX if portable else INT8_MAX
+        most = _PORTABLE_RATIO if portable else INT8_MAX
         capped = [min(digit, ceiling) for digit in digits]
         worths = [1]
         for digit in reversed(capped[1:]):
@@ -51,7 +48,7 @@ class Radix:
 
     def fits(self, *, portable: bool) -> bool:
         """Whether int8 kernels compute with every sum."""
-        return self.limit <= (PORTABLE_CEILING if portable else INT8_CEILING)
+        return self.limit <= (PORTABLE_MAX if portable else INT8_MAX)
 
     def split(self, integers: Tensor) -> list[Tensor]:
         """The digits of integers, the coarsest first.
