@@ -190,3 +190,8 @@ def test_the_unit_of_the_inputs_does_not_matter(exponent: int) -> None:
     scaled = solve(weight, Integers.up_to(7), curvature(x.double() * 2.0**exponent), feedback=True)
     assert torch.equal(scaled.values, plain.values)
     assert torch.equal(scaled.scale, plain.scale)
+
+
+def test_without_data_errors_are_squares() -> None:
+    residual = gaussian(2, 4, 16)
+    torch.testing.assert_close(Curvature.unknown(2, 16).errors(residual), residual.square().sum(-1))

@@ -24,6 +24,8 @@ class Curvature:
     moment: Tensor
     factor: Tensor
     order: Tensor
+    plain: bool = False
+    """Whether the moment is the identity, with which nothing has to be multiplied."""
 
     @classmethod
     def of(cls, moment: Tensor, count: int) -> Curvature:
@@ -55,7 +57,7 @@ class Curvature:
     def unknown(cls, groups: int, columns: int) -> Curvature:
         """Independent inputs of equal power: what is assumed without data; errors are plain squares."""
         identity = torch.eye(columns).expand(groups, -1, -1)
-        return cls(identity, identity, torch.arange(columns).expand(groups, -1))
+        return cls(identity, identity, torch.arange(columns).expand(groups, -1), plain=True)
 
     def arranged(self, weight: Tensor) -> Tensor:
         """Rows `(groups, rows, in)` in rounding order."""
@@ -67,7 +69,8 @@ class Curvature:
 
     def errors(self, residual: Tensor) -> Tensor:
         """`r H r^T` for residuals `(groups, rows, in)` given in rounding order; `(groups, rows)`."""
-        return ((residual @ self.moment) * residual).sum(-1).clamp_min(0)
+        weighted = residual if self.plain else residual @ self.moment
+        return (weighted * residual).sum(-1).clamp_min(0)
 
 
 def _in_reach(moment: Tensor) -> Tensor:
