@@ -153,7 +153,11 @@ class Moments:
     def add(self, vectors: Tensor) -> None:
         """See vectors `(groups, samples, in)`; within a batch in float32, over batches in float64."""
         vectors = vectors.float()
-        self._accumulate(vectors.transpose(1, 2) @ vectors, vectors.sum(1).double(), vectors.shape[1])
+        gram = vectors.transpose(1, 2) @ vectors
+        if not gram.diagonal(dim1=-2, dim2=-1).isfinite().all():  # squares overflow long before the numbers do
+            vectors = vectors.double()
+            gram = vectors.transpose(1, 2) @ vectors
+        self._accumulate(gram, vectors.sum(1).double(), vectors.shape[1])
 
     def merge(self, other: Moments) -> None:
         """See what another has seen."""

@@ -180,3 +180,18 @@ def test_more_samples_damp_less() -> None:
     gram = (inputs(400, 16).double().T @ inputs(400, 16).double())[None] / 400
     few, many = Curvature.of(gram, 20), Curvature.of(gram, 200_000)
     assert few.moment.diagonal(dim1=1, dim2=2).sum() > many.moment.diagonal(dim1=1, dim2=2).sum()
+
+
+@pytest.mark.parametrize("exponent", [-50, 50])
+def test_the_unit_of_the_inputs_does_not_matter(exponent: int) -> None:
+    """Squares of 2^50 times the other numbers do not fit into float32."""
+    weight, x = gaussian(1, 4, 16), inputs(100, 16)
+    plain = solve(weight, Integers.up_to(7), curvature(x), feedback=True)
+    scaled = solve(weight, Integers.up_to(7), curvature(x.double() * 2.0**exponent), feedback=True)
+    assert torch.equal(scaled.values, plain.values)
+    assert torch.equal(scaled.scale, plain.scale)
+
+
+def test_without_data_errors_are_squares() -> None:
+    residual = gaussian(2, 4, 16)
+    torch.testing.assert_close(Curvature.unknown(2, 16).errors(residual), residual.square().sum(-1))

@@ -60,6 +60,15 @@ def test_what_is_not_finite_is_refused(bad: float) -> None:
         moments.result()
 
 
+def test_moments_of_numbers_whose_squares_float32_does_not_hold() -> None:
+    x = torch.randn(1, 50, 3, generator=torch.Generator().manual_seed(0)) * 1e30
+    moments = Moments()
+    moments.add(x)
+    expected = x[0].double().numpy()
+    np.testing.assert_allclose(moments.result().gram[0], expected.T @ expected / 50, rtol=1e-5)
+    np.testing.assert_allclose(moments.result().mean[0], expected.mean(0), rtol=1e-5)
+
+
 def test_nothing_seen_is_an_error() -> None:
     with pytest.raises(DataError, match="at least one"):
         Histogram().result()

@@ -79,6 +79,50 @@ def test_padding_that_another_node_reads_stays_for_it() -> None:
     assert prepared(nodes) == {"Pad": 1, "Conv": 1, "ReduceMax": 1, "Add": 1}
 
 
+AXES = "axes = Constant<value_ints=[1, 2]>() s = Unsqueeze(gain, axes) t = Unsqueeze(shift, axes)"
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "c = Conv(x, w, b) m = Mul(c, s) y = Add(t, m)",
+        "c = Conv(x, w) m = Mul(s, c) y = Add(m, t)",
+        "c = Conv(x, w, b) n = BatchNormalization(c, gain, shift, mean, var) m = Mul(n, s) y = Add(m, t)",
+        "c = Conv(x, w) a = Add(c, t) y = Mul(a, s)",
+        "two = Constant<value_float=2.0>() c = Conv(x, w) m = Mul(c, two) y = Add(m, two)",
+    ],
+)
+def test_what_scales_the_channels_of_a_convolution_becomes_part_of_it(nodes: str) -> None:
+    """As Caffe's BatchNorm, which has no gain, and Scale come out of its converters."""
+    assert prepared(f"{AXES} {nodes}") == {"Conv": 1}
+
+
+def test_what_scales_the_channels_of_a_batch_normalization_becomes_part_of_it() -> None:
+    """DenseNet has it before the convolution, where there is nothing else to take it up."""
+    nodes = f"{AXES} c = Conv(x, w, b) k = Concat<axis=0>(c, c) n = BatchNormalization(k, gain, shift, mean, var)"
+    assert prepared(f"{nodes} m = Mul(n, s) y = Add(m, t)") == {"Conv": 1, "Concat": 1, "BatchNormalization": 1}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "left"),
+    [
+        ("c = Conv(x, w, b) y = Mul(c, gain)", {"Conv": 1, "Mul": 1}),  # a number per column: the width is 4 too
+        ("c = Conv(x, w, b) m = Mul(c, s) y = Sub(m, c)", {"Conv": 1, "Mul": 1, "Sub": 1}),
+        ("a = Conv(x, w, b) m = Mul(a, s) c = Conv(x, w) y = Sub(m, c)", {"Conv": 2, "Mul": 1, "Sub": 1}),
+        ("a = Conv(x, w, b) y = Mul(a, a)", {"Conv": 1, "Mul": 1}),
+    ],
+)
+def test_other_products_of_a_convolution_stay(nodes: str, left: dict[str, int]) -> None:
+    assert prepared(f"{AXES} {nodes}") == left
+
+
+@pytest.mark.parametrize(
+    ("total", "left"), [("Sum(a, x)", {"Relu": 1, "Add": 1}), ("Sum(a, x, a)", {"Relu": 1, "Sum": 1})]
+)
+def test_a_sum_of_two_is_an_addition(total: str, left: dict[str, int]) -> None:
+    assert prepared(f"a = Relu(x) y = {total}") == left
+
+
 def test_large_fills_are_not_stored() -> None:
     nodes = (
         "shape = Constant<value_ints=[1, 1, 6, 600]>() fill = ConstantOfShape(shape) s = ReduceSum(fill) y = Add(x, s)"

@@ -17,6 +17,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ptq.errors import ModelError
+from ptq.model import fills, idioms
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 26
 TARGET_OPSET = 21
@@ -24,8 +25,6 @@ TARGET_OPSET = 21
 
 _IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 _FOLD_LIMIT = 1 << 31
-_SMALL = 64
-_IMAGE_RANK = 4
 _STANDARD = ("", "ai.onnx")
 
 
@@ -108,7 +107,7 @@ def _fold(model: ir.Model) -> None:
         onnx_shape_inference=False,
         input_size_limit=_FOLD_LIMIT,
         output_size_limit=_FOLD_LIMIT,
-        should_fold=_is_small_fill,
+        should_fold=fills.fold_rule(model.graph),
     )
     rewrite(model, [fuse_pad_into_conv_rule])
     rewrite(
@@ -117,35 +116,10 @@ def _fold(model: ir.Model) -> None:
     )
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.ShapeInferencePass()(model)  # which the next needs
-    _pool_means(model.graph)
+    idioms.pool_means(model.graph)
+    idioms.add_pairs(model.graph)
+    idioms.absorb_scales(model.graph)
     passes.ShapeInferencePass()(model)
-
-
-def _pool_means(graph: ir.Graph) -> None:
-    """Write the mean over all positions of an image as the pooling that it is, for which there are integer kernels."""
-    for node in list(graph):
-        value = node.inputs[0] if node.op_type == "ReduceMean" and len(node.inputs) == 2 else None
-        axes = _numbers(node.inputs[1]) if value is not None else None
-        rank = len(value.shape) if value is not None and value.shape is not None else 0
-        if axes is None or rank < _IMAGE_RANK or sorted(axis % rank for axis in axes) != list(range(2, rank)):
-            continue
-        made = [ir.node("GlobalAveragePool", [value], name=node.name)]
-        if not node.attributes.get_int("keepdims", 1):
-            made.append(ir.node("Flatten", made[0].outputs, {"axis": 1}, name=f"{node.name}/flatten"))
-            made[0].outputs[0].name = f"{node.outputs[0].name}/pooled"
-        ir.convenience.replace_nodes_and_values(graph, node, [node], made, node.outputs, made[-1].outputs)
-
-
-def _is_small_fill(node: ir.Node) -> bool | None:
-    """ConstantOfShape is not folded by itself, as it may be large; the computed padding of older exporters is small."""
-    shape = node.inputs[0].const_value if node.op_type == "ConstantOfShape" and node.inputs[0] is not None else None
-    return True if shape is not None and shape.numpy().prod() <= _SMALL else None
-
-
-def _numbers(value: ir.Value | None) -> list[int] | None:
-    """A constant vector of integers."""
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return None if tensor is None else [int(number) for number in tensor.numpy().reshape(-1)]
 
 
 def _unique_node_names(graph: ir.Graph) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ _LEAST_DAMPING = 0.01
 """What the paper's code always has."""
 
 _SINGULAR = 0.01
+_SAFE_EXPONENT = 60
+"""Moments between the powers of two with this exponent leave room in float32 for weights and sums."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Curvature:
     moment: Tensor
     factor: Tensor
     order: Tensor
+    plain: bool = False
+    """Whether the moment is the identity, with which nothing has to be multiplied."""
 
     @classmethod
     def of(cls, moment: Tensor, count: int) -> Curvature:
@@ -33,8 +38,10 @@ class Curvature:
 
         The factor is the upper Cholesky factor of the inverse of the damped moment; columns go from the largest
         to the smallest diagonal ("act-order").
+
+        A moment that float32 could not hold is taken in units of another power of two: only ratios of errors matter.
         """
-        moment = moment.double()
+        moment = _in_reach(moment.double())
         diagonal = moment.diagonal(dim1=-2, dim2=-1)
         order = diagonal.argsort(dim=-1, descending=True, stable=True)
         moment = _permuted(moment, order)
@@ -50,7 +57,7 @@ class Curvature:
     def unknown(cls, groups: int, columns: int) -> Curvature:
         """Independent inputs of equal power: what is assumed without data; errors are plain squares."""
         identity = torch.eye(columns).expand(groups, -1, -1)
-        return cls(identity, identity, torch.arange(columns).expand(groups, -1))
+        return cls(identity, identity, torch.arange(columns).expand(groups, -1), plain=True)
 
     def arranged(self, weight: Tensor) -> Tensor:
         """Rows `(groups, rows, in)` in rounding order."""
@@ -62,7 +69,14 @@ class Curvature:
 
     def errors(self, residual: Tensor) -> Tensor:
         """`r H r^T` for residuals `(groups, rows, in)` given in rounding order; `(groups, rows)`."""
-        return ((residual @ self.moment) * residual).sum(-1).clamp_min(0)
+        weighted = residual if self.plain else residual @ self.moment
+        return (weighted * residual).sum(-1).clamp_min(0)
+
+
+def _in_reach(moment: Tensor) -> Tensor:
+    largest = float(moment.diagonal(dim1=-2, dim2=-1).max())
+    exponent = math.frexp(largest)[1]
+    return moment if abs(exponent) <= _SAFE_EXPONENT else moment * 2.0**-exponent
 
 
 def _permuted(moment: Tensor, order: Tensor) -> Tensor:
