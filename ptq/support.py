@@ -28,10 +28,10 @@ _BLOCKS_OPSET: Final = 21
 class Support:
     """From the file to the kernel.
 
-    `stored_as` is a type of ONNX, or "codes": the places in a table, packed in bytes. `decoded_by` is what ONNX Runtime folds
-    when it loads the file: "Cast", "table", or None where there is nothing to decode. `computed_in` is "int8" or
-    "float32". `blocks_from` is the first opset in which weights by blocks run in MatMulNBits, None where they do not.
-    `activations` says whether integer kernels take the format for those too.
+    `stored_as` is a type of ONNX, or "codes": the places in a table, packed in bytes. `decoded_by` is what ONNX
+    Runtime folds when it loads the file: "Cast", "table", or None where there is nothing to decode. `computed_in` is
+    "int8" or "float32". `blocks_from` is the first opset in which weights by blocks run in MatMulNBits, None where
+    they do not. `activations` says whether integer kernels take the format for those too.
     """
 
     stored_as: str

@@ -112,7 +112,7 @@ def test_formats_stand_under_their_family(ptq: Command) -> None:
     first = [line.split()[0] for line in out.splitlines() if line.strip()]
     families = ["integer", "minifloat", "logarithmic", "codebook", "posit"]
     assert [word for word in first if word in families] == families
-    for family, member in zip(families, ["uint8", "luq_fp4", "nhot3", "posit8_2", "nf4"], strict=True):
+    for family, member in zip(families, ["uint8", "luq_fp4", "nhot3", "steps16", "posit8_2"], strict=True):
         after = [word for word in families if first.index(word) > first.index(family)]
         assert first.index(family) < first.index(member)
         assert all(first.index(member) < first.index(word) for word in after)
