@@ -39,8 +39,9 @@ class Dataset:
         return next(self.batches(1)).labels is not None
 
     def take(self, count: int) -> Dataset:
-        """The first so many samples."""
-        return replace(self, limit=count if self.limit is None else min(count, self.limit))
+        """The first so many samples, rounded up to whole batches of a model that is fixed to a size of them."""
+        whole = -(-count // (_fixed(self.inputs) or 1)) * (_fixed(self.inputs) or 1)
+        return replace(self, limit=whole if self.limit is None else min(whole, self.limit))
 
     def describe(self) -> str:
         """The samples in a few words."""
