@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ptq.model.sites import CONV, constant
+from ptq.model.sites import CONV, MATMUL, constant, following_add
 
 _COMPUTED = frozenset({"Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "LeakyRelu", "Sigmoid"})
 """Operators with an integer kernel of their own, whose output has a scale of its own."""
@@ -67,9 +67,10 @@ def find_activations(graph: ir.Graph, static: Collection[str]) -> Activations:
         value = node.outputs[0]
         if node.name in static:
             integer.add(str(node.name))
+            value = _with_bias(node)
         if not (node.name in static and node.op_type == CONV) and str(value.name) not in wanted:
             continue
-        integer.add(str(node.name))
+        integer |= {str(maker.name) for maker in (node, value.producer()) if maker is not None}
         absorbed = _absorbed(value)
         if node.op_type in _MOVED:
             source = str(node.inputs[0].name) if node.inputs[0] is not None else ""
@@ -91,6 +92,12 @@ def _swished(graph: ir.Graph, integer: Collection[str], alone: Collection[str]) 
         if value is not None and value.name in alone and len(value.uses()) == 1 and not value.is_graph_output():
             found.append(str(value.name))
     return tuple(found)
+
+
+def _with_bias(node: ir.Node) -> ir.Value:
+    """The output of a product, behind the Add that its kernel takes up as the bias."""
+    add = following_add(node) if node.op_type == MATMUL else None
+    return (add or node).outputs[0]
 
 
 def _stays_integer(node: ir.Node, quantized: Collection[str]) -> bool:
