@@ -134,12 +134,18 @@ def _by_output(node: NodeProto, before: _Index, after: _Index) -> list[NodeProto
     values = [*node.output, node.name]  # a fused node on channels last names its output after the node
     for _ in range(_MOST_HOPS):
         for name in values:
-            for found in (after.producer.get(name), after.named.get(f"{name}_nchwc")):
+            for found in (_behind_reshape(name, after), after.named.get(f"{name}_nchwc")):
                 if found is not None and found.op_type in _COMPUTING:
                     return [found]
         following = (reader for name in values for reader in before.readers.get(name, ()))
         values = [name for reader in following if reader.op_type not in _COMPUTING for name in reader.output]
     return []
+
+
+def _behind_reshape(name: str, graph: _Index) -> NodeProto | None:
+    """What makes a value: of a product of rank 3 with a bias, ONNX Runtime makes one of rank 2 and two Reshape."""
+    found = graph.producer.get(name)
+    return graph.producer.get(found.input[0]) if found is not None and found.op_type == "Reshape" else found
 
 
 def _joined(kernels: Sequence[Kernel]) -> Kernel:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ptq.formats import INT8_MAX
 from ptq.lowering.builder import Builder
 from ptq.lowering.lookup import Rows
 from ptq.lowering.planes import native
@@ -19,10 +20,10 @@ from ptq.qtensor import QTensor, Term
 
 @dataclass(frozen=True)
 class BlockWeight:
-    """The float image `(in, out)` for a product; and what a lookup takes rows of, where the weight is a table too."""
+    """What a product multiplies with, `(in, out)`; and what a lookup takes rows of, where the weight is a table too."""
 
     image: ir.Value
-    rows: Rows | None
+    rows: Rows | None = None
 
 
 def block_weight(builder: Builder, weight: QTensor, *, table: bool) -> BlockWeight:
@@ -30,22 +31,35 @@ def block_weight(builder: Builder, weight: QTensor, *, table: bool) -> BlockWeig
     if len(weight.terms) > 1:
         return _summed(builder, weight)
     (term,) = weight.terms
-    zero = None
     stored = None if table else native(builder, term.values.numpy().T, term.format, "plane1")
-    plain = stored is not None
-    rows = None
-    if stored is not None and term.zero_point is not None:
-        zeros = term.zero_point.numpy().T
-        zero = native(builder, zeros if term.blocks else zeros.reshape(-1), term.format, "zero1")
-    scale = _scale(builder, term, 1.0 if plain else term.format.step)
-    if stored is None:
-        plane = centred(builder, term, 1, integer=True)
-        stored = builder.call("Transpose", plane, name="columns", perm=[1, 0])
-        rows = Rows(plane, scale, grouped=term.blocks is not None)
-    turned = builder.call("Transpose", scale, name="scale.columns", perm=[1, 0]) if term.blocks else scale
-    place = {"axis": 0, "block_size": term.blocks.size} if term.blocks else {"axis": 1}
+    if stored is not None:
+        zero = None if term.zero_point is None else native(builder, _by_column(term), term.format, "zero1")
+        return BlockWeight(_image(builder, term, stored, _scale(builder, term, 1.0), zero))
+    scale = _scale(builder, term, term.format.step)
+    if term.zero_point is None or term.format.reach <= INT8_MAX:
+        plane, shift, zero = centred(builder, term, 1, integer=True), None, None
+    else:  # less the zero point, the numbers would not fit into int8
+        plane = builder.constant("plane1", term.values.numpy(), term.format.onnx)
+        shift = builder.constant("zero1", term.zero_point.numpy(), term.format.onnx)
+        zero = builder.call("Transpose", shift, name="zero.columns", perm=[1, 0])
+        if term.groups == 1:
+            zero = builder.call("Reshape", zero, builder.shared("flat", np.array([-1])), name="zero.flat")
+    stored = builder.call("Transpose", plane, name="columns", perm=[1, 0])
+    return BlockWeight(_image(builder, term, stored, scale, zero), Rows(plane, scale, term.groups > 1, shift))
+
+
+def _by_column(term: Term) -> np.ndarray:
+    """Zero points as `(groups, out)`, `(out,)` where there is one group."""
+    zeros = np.array([]) if term.zero_point is None else term.zero_point.numpy().T
+    return zeros if term.groups > 1 else zeros.reshape(-1)
+
+
+def _image(builder: Builder, term: Term, stored: ir.Value, scale: ir.Value, zero: ir.Value | None) -> ir.Value:
+    """What a product multiplies with; one group is the whole column, as blocks have to be of certain sizes."""
+    turned = builder.call("Transpose", scale, name="scale.columns", perm=[1, 0]) if term.groups > 1 else scale
+    place = {"axis": 0, "block_size": term.blocks.size} if term.blocks and term.groups > 1 else {"axis": 1}
     inputs = [value for value in (stored, turned, zero) if value is not None]
-    return BlockWeight(builder.call("DequantizeLinear", *inputs, name="weight", **place), rows)
+    return builder.call("DequantizeLinear", *inputs, name="weight", **place)
 
 
 def _summed(builder: Builder, weight: QTensor) -> BlockWeight:
@@ -57,9 +71,12 @@ def _summed(builder: Builder, weight: QTensor) -> BlockWeight:
 
 
 def _scale(builder: Builder, term: Term, step: float) -> ir.Value:
-    """What integers are multiplied by: `(rows,)`, or `(rows, groups)`."""
+    """What integers are multiplied by: `(rows,)`, or `(rows, groups)` where there are several."""
     own = stored_scale(builder, term.scale * step, "scale1")
     if term.blocks is None:
         return own
     column = builder.call("Reshape", own, builder.shared("column", np.array([-1, 1])), name="scale.column")
-    return builder.call("Mul", group_factors(builder, term, 1, integer=False), column, name="scale")
+    scale = builder.call("Mul", group_factors(builder, term, 1, integer=False), column, name="scale")
+    if term.groups > 1:
+        return scale
+    return builder.call("Reshape", scale, builder.shared("flat", np.array([-1])), name="scale.flat")

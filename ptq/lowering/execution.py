@@ -45,7 +45,8 @@ def execution(model: Model, site: Site, method: Method, activations: str) -> Exe
     if site.op in RECURRENT:
         return Execution.WEIGHTS
     if activations == "none":
-        return Execution.BLOCKS if site.op in PRODUCTS and _fits_blocks(method) else Execution.WEIGHTS
+        alone = len(site.products) == 1  # ONNX Runtime makes no MatMulNBits of a weight that is read twice
+        return Execution.BLOCKS if site.op in PRODUCTS and alone and _fits_blocks(method) else Execution.WEIGHTS
     if activations not in ("uint8", "dynamic"):
         return Execution.SIMULATED
     if site.op == CONV:

@@ -24,11 +24,15 @@ _BYTE = 8
 
 @dataclass(frozen=True)
 class Rows:
-    """A table that a product computes with too: int8 `(rows, in)`, and scales `(rows,)`, or `(rows, groups)`."""
+    """A table that a product computes with too: numbers `(rows, in)` as they are after loading.
 
-    integers: ir.Value
-    scale: ir.Value
+    Integers have scales `(rows,)`, or `(rows, groups)`, and maybe zero points `(rows, groups)`; floats have none.
+    """
+
+    numbers: ir.Value
+    scale: ir.Value | None = None
     grouped: bool = False
+    zero: ir.Value | None = None
 
 
 def take(graph: ir.Graph, node: ir.Node, name: str, table: QTensor) -> None:
@@ -47,8 +51,15 @@ def take(graph: ir.Graph, node: ir.Node, name: str, table: QTensor) -> None:
 
 def take_shared(graph: ir.Graph, node: ir.Node, name: str, rows: Rows, term: Term) -> None:
     """Let a Gather or a Slice take rows of the table of a term that a product computes with."""
+    if rows.scale is None:
+        node.replace_input_with(0, rows.numbers)
+        return
     builder = Builder(graph, node, name)
-    numbers = builder.cast(_taken(builder, node, rows.integers, "row.integers"), ir.DataType.FLOAT, "row.numbers")
+    numbers = builder.cast(_taken(builder, node, rows.numbers, "row.integers"), ir.DataType.FLOAT, "row.numbers")
+    if rows.zero is not None:
+        zero = builder.cast(_taken(builder, node, rows.zero, "row.zero"), ir.DataType.FLOAT, "row.shift")
+        wide = _wide(builder, zero, term, "row.shift.wide") if rows.grouped else zero
+        numbers = builder.call("Sub", numbers, wide, name="row.centred")
     scale = rows.scale
     if not rows.grouped:
         scale = builder.call("Reshape", scale, builder.shared("column", np.array([-1, 1])), name="row.column")

@@ -18,9 +18,7 @@ def zeros(builder: Builder, count: int) -> ir.Value:
     return builder.shared(f"zeros.{count}", np.zeros(count, np.int8))
 
 
-def dynamic(
-    graph: ir.Graph, node: ir.Node, use: Use, turned: ir.Value, weight: Int8Weight, cache: dict[str, ir.Node]
-) -> None:
+def dynamic(graph: ir.Graph, node: ir.Node, turned: ir.Value, weight: Int8Weight, cache: dict[str, ir.Node]) -> None:
     """DynamicQuantizeLinear, MatMulInteger, rescaling: what ONNX Runtime fuses to DynamicQuantizeMatMul."""
     builder = Builder(graph, node, str(node.name))
     data = node.inputs[0]
@@ -37,7 +35,7 @@ def dynamic(
     numbers = builder.cast(product.outputs[0], ir.DataType.FLOAT, "numbers")
     steps = builder.call("Mul", scale, weight.scale, name="steps")
     result = builder.call("Mul", numbers, steps, name="result")
-    replace(graph, node, _biased(builder, node, use, result))
+    replace(graph, node, _biased(builder, node, result))
 
 
 def static(
@@ -61,26 +59,61 @@ def static(
     )
     product = builder.node("Gemm", data.image, weight_image, image, name="gemm", transB=1)
     product.metadata_props.update(marks(node))
-    replace(graph, add or node, product.outputs[0])
+    replace(graph, add or node, product.outputs[0] if use.bias else _biased(builder, node, product.outputs[0]))
 
 
-def with_weight(graph: ir.Graph, node: ir.Node, use: Use, image: ir.Value) -> None:
-    """A MatMul with another weight `(in, out)`; a Gemm becomes one."""
-    if node.op_type == MATMUL:
-        node.replace_input_with(1, image)
-        return
+def with_weight(graph: ir.Graph, node: ir.Node, use: Use, image: ir.Value, rows: int) -> None:
+    """A product with a weight `(in, rows)` that a DequantizeLinear makes, so that it becomes MatMulNBits.
+
+    Of rank 2 it is a Gemm with a vector for a bias: of a MatMul, ONNX Runtime makes one with whatever is added to it.
+    """
     builder = Builder(graph, node, str(node.name))
     data = node.inputs[0]
     if data is None:
         raise ModelError(f"{node.name} has no input")
-    product = builder.node("MatMul", data, image, name="product")
+    last = (following_add(node) if node.op_type == MATMUL else None) or node
+    flat = node.op_type == GEMM or (data.shape is not None and len(data.shape) == 2)
+    if flat:
+        product = builder.node("Gemm", data, image, _vector(builder, graph, use, rows), name="product")
+        result = product.outputs[0] if use.bias else _biased(builder, node, product.outputs[0])
+    else:
+        product, last = builder.node("MatMul", data, image, name="product"), node
+        result = product.outputs[0]
     product.metadata_props.update(marks(node))
-    replace(graph, node, _biased(builder, node, use, product.outputs[0]))
+    replace(graph, last, result)
+    _keep_apart(graph, result)
 
 
-def _biased(builder: Builder, node: ir.Node, use: Use, result: ir.Value) -> ir.Value:
-    """The bias of a Gemm added; that of a MatMul is a node of its own."""
-    bias = node.inputs[2] if node.op_type == GEMM and use.bias else None
+def _vector(builder: Builder, graph: ir.Graph, use: Use, rows: int) -> ir.Value:
+    """The bias of a use as `(rows,)`, zeros if there is none."""
+    bias = constant(graph.initializers.get(use.bias)) if use.bias else None
+    if bias is None:
+        return builder.shared(f"bias.{rows}", np.zeros(rows, np.float32))
+    return builder.constant("bias", bias.reshape(-1))
+
+
+def _keep_apart(graph: ir.Graph, value: ir.Value) -> None:
+    """Write a Relu or Clip behind a product and its bias as Max and Min.
+
+    ONNX Runtime takes those two for the end of a layer that is quantized at both ends, and makes no MatMulNBits.
+    """
+    sums = [node.outputs[0] for node in value.consumers() if node.op_type == "Add"]
+    for node in [node for each in (value, *sums) for node in each.consumers()]:
+        builder = Builder(graph, node, str(node.name))
+        result = node.inputs[0]
+        if result is None or node.op_type not in ("Relu", "Clip"):
+            continue
+        zero = builder.shared("zero", np.array(0, np.float32))
+        ends = [zero] if node.op_type == "Relu" else list(node.inputs[1:])
+        for op, end in zip(("Max", "Min"), ends, strict=False):
+            result = result if end is None else builder.call(op, result, end, name=op.lower())
+        if result is not node.inputs[0]:
+            replace(graph, node, result)
+
+
+def _biased(builder: Builder, node: ir.Node, result: ir.Value) -> ir.Value:
+    """What a Gemm adds, added; for a MatMul that is a node of its own."""
+    bias = node.inputs[2] if node.op_type == GEMM and len(node.inputs) > 2 else None
     return result if bias is None else builder.call("Add", result, bias, name="biased")
 
 

@@ -18,7 +18,7 @@ from ptq.lowering.marks import EXECUTION_KEY, REASON_KEY, site_key
 from ptq.lowering.quantizers import Quantized
 from ptq.lowering.simulated import Simulated
 from ptq.lowering.weights import Int8Weight, float_weight, int8_weight
-from ptq.model.sites import CONV, RECURRENT, Site, Use, constant
+from ptq.model.sites import CONV, PRODUCTS, RECURRENT, Site, Use, constant
 from ptq.qtensor import QTensor
 from ptq.ranges import ActivationRange
 
@@ -52,12 +52,13 @@ class Inputs:
 def lower_site(graph: ir.Graph, site: Site, nodes: Sequence[ir.Node], how: SiteLowering, inputs: Inputs) -> None:
     """Rewrite the nodes of a site, which are in the order of its uses."""
     pairs = list(zip(nodes, site.uses, strict=True))
+    reason = how.reason or _why_float(site, how)
     for node, use in pairs:
         if use.lookup and how.execution is not Execution.LOOKUP and how.weight is not None:
             continue  # the product stands for the site
         node.metadata_props.update({site_key(use.slot): site.name, EXECUTION_KEY: how.execution.value})
-        if how.reason is not None:
-            node.metadata_props[REASON_KEY] = how.reason
+        if reason is not None:
+            node.metadata_props[REASON_KEY] = reason
     if how.weight is None:
         return
     tables = [node for node, use in pairs if use.lookup]
@@ -73,6 +74,13 @@ def lower_site(graph: ir.Graph, site: Site, nodes: Sequence[ir.Node], how: SiteL
         if rows is None:
             raise ModelError(f"{site.name} is a table and a weight of {site.op}, which is not supported together")
         lookup.take_shared(graph, node, f"{site.name}.table{number}", rows, how.weight.terms[0])
+
+
+def _why_float(site: Site, how: SiteLowering) -> str | None:
+    """Why a product whose weights alone are quantized does not run in MatMulNBits, if that is for its uses."""
+    if how.execution is not Execution.WEIGHTS or site.op not in PRODUCTS or len(site.products) == 1:
+        return None
+    return f"float, as {len(site.products)} products share the weight"
 
 
 _Uses = Sequence[tuple[ir.Node, Use]]
@@ -93,15 +101,15 @@ def _static(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inputs: 
 def _dynamic(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inputs: Inputs) -> Rows | None:
     made = int8_weight(builder, weight, weight.shape)
     turned = builder.call("Transpose", made.integers, name="columns", perm=[1, 0])
-    for node, use in uses:
-        products.dynamic(inputs.graph, node, use, turned, made, inputs.dynamic)
+    for node, _ in uses:
+        products.dynamic(inputs.graph, node, turned, made, inputs.dynamic)
     return _rows(site, made)
 
 
 def _blocks(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inputs: Inputs) -> Rows | None:
     made = block_weight(builder, weight, table=any(use.lookup for use in site.uses))
     for node, use in uses:
-        products.with_weight(inputs.graph, node, use, made.image)
+        products.with_weight(inputs.graph, node, use, made.image, site.rows)
     return made.rows
 
 
@@ -113,14 +121,14 @@ def _weights(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inputs:
     value = builder.call("Transpose", dense, name="columns", perm=[1, 0]) if site.transposed else dense
     for node, use in uses:
         node.replace_input_with(use.slot, value)
-    return None
+    return Rows(dense)
 
 
 def _simulated(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inputs: Inputs) -> Rows | None:
-    _weights(builder, site, uses, weight, inputs)
+    rows = _weights(builder, site, uses, weight, inputs)
     for node, use in uses:
         node.replace_input_with(0, inputs.simulated.image(node, use.input))
-    return None
+    return rows
 
 
 _PRODUCTS = {

@@ -157,7 +157,7 @@ def _gemm(node: ir.Node, weight: ir.Value) -> Site | None:
     plain = (
         node.attributes.get_int("transA", 0) == 0
         and node.attributes.get_float("alpha", 1.0) == 1.0
-        and (_bias(node) is None or node.attributes.get_float("beta", 1.0) == 1.0)
+        and (len(node.inputs) < 3 or node.inputs[2] is None or node.attributes.get_float("beta", 1.0) == 1.0)
     )
     if not plain:
         return None
@@ -210,13 +210,23 @@ def _use(node: ir.Node, geometry: Geometry | None, *, biased: bool = True) -> Us
 
 
 def _bias(node: ir.Node) -> ir.Value | None:
-    """The bias of a node: its third input, or the constant vector that an Add right behind a MatMul adds."""
-    if len(node.inputs) > 2:
-        return node.inputs[2]
-    if node.op_type != MATMUL:
-        return None
-    add = following_add(node)
-    return None if add is None else next(v for v in add.inputs if v is not node.outputs[0])
+    """The bias of a node: its third input, or what an Add right behind a MatMul adds, if it is a constant vector."""
+    if node.op_type == MATMUL:
+        add = following_add(node)
+        return None if add is None else next(v for v in add.inputs if v is not node.outputs[0])
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return bias if _is_vector(constant(bias), _channels(node)) else None
+
+
+def _channels(node: ir.Node) -> int:
+    """How many output channels a node has."""
+    shape = _shape(node.inputs[1]) if node.inputs[1] is not None else (0,)
+    by_rows = node.op_type == CONV or node.attributes.get_int("transB", 0) == 1
+    return shape[0] if by_rows else shape[-1]
+
+
+def _is_vector(array: np.ndarray | None, channels: int) -> bool:
+    return array is not None and array.size == channels and array.shape[-1:] == (channels,)
 
 
 def following_add(matmul: ir.Node) -> ir.Node | None:
@@ -226,8 +236,7 @@ def following_add(matmul: ir.Node) -> ir.Node | None:
         return None
     others = [v for v in consumers[0].inputs if v is not matmul.outputs[0]]
     array = constant(others[0]) if len(others) == 1 else None
-    channels = _shape(matmul.inputs[1])[-1] if matmul.inputs[1] is not None else 0
-    return consumers[0] if array is not None and array.size == channels == array.shape[-1] else None
+    return consumers[0] if _is_vector(array, _channels(matmul)) else None
 
 
 def _merged(site: Site, other: Site) -> Site:
