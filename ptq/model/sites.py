@@ -23,6 +23,8 @@ SLICE: Final = "Slice"
 LOOKUPS: Final = (GATHER, SLICE)
 RECURRENT: Final = ("LSTM", "GRU", "RNN")
 PRODUCTS: Final = (GEMM, MATMUL)
+ASIDE_KEY: Final = "ptq.aside"
+"""Metadata of products that are meant to be float, beside one that is a site."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 
 def _sites(node: ir.Node) -> Iterator[Site]:
-    reader = _READERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    known = node.domain in ("", "ai.onnx") and ASIDE_KEY not in node.metadata_props
+    reader = _READERS.get(node.op_type) if known else None
     for slot in _SLOTS.get(node.op_type, (1,)):
         if reader is None or len(node.inputs) <= max(slot, 1) or node.inputs[0] is None:
             return
