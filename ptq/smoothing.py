@@ -66,7 +66,7 @@ def smooth(channels: Channels, weights: Sequence[Tensor], limit: float) -> Smoot
         kept = everywhere.clone()
         kept[reach.topk(count).indices] = False
         error, scale = stats.best(kept)
-        worth = _WORTH_SCALING * plain if best is None else _WORTH_ASIDE * min(plain, best[0])
+        worth = _WORTH_ASIDE * (plain if best is None else best[0]) if count else _WORTH_SCALING * plain
         if error < worth:
             best = error, Smoothing(torch.where(kept, scale, 0.0).float(), (~kept).nonzero()[:, 0])
     return None if best is None else best[1]
