@@ -31,7 +31,7 @@ def _warnings(report: Report, max_drop: float) -> Iterator[str]:
         yield f"{len(slow)} of {len(meant)} layers run in float although quantized: {_named(slow)}"
     seized = [layer for layer in report.layers if layer.execution == "float" and layer.integer]
     if seized:
-        yield f"ONNX Runtime quantizes by itself what was to stay float: {_named(seized)}; keep its neighbours float too"
+        yield f"ONNX Runtime quantizes what was to stay float: {_named(seized)}; keep its neighbours float too"
     yield from _of_file(report, integer=bool(meant))
     yield from _of_accuracy(report, max_drop)
 
