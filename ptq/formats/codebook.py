@@ -26,6 +26,34 @@ class CodebookFormat(Format):
         return tuple(range(len(self.book)))
 
 
+@dataclass(frozen=True)
+class PartFormat(Format):
+    """The numbers of a format up to a limit, what a search keeps to that must not use the others."""
+
+    whole: Format
+    limit: float
+
+    @classmethod
+    def of(cls, whole: Format, limit: float) -> PartFormat:
+        """Those from `-limit` to `limit`."""
+        return cls(f"{whole.name} up to {limit:g}", whole.bits, whole, limit)
+
+    @cached_property
+    def _kept(self) -> tuple[tuple[float, int], ...]:
+        pairs = zip(self.whole.values, self.whole.codes, strict=True)
+        return tuple((value, code) for value, code in pairs if abs(value) <= self.limit)
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """The numbers that are left."""
+        return tuple(value for value, _ in self._kept)
+
+    @cached_property
+    def codes(self) -> tuple[int, ...]:
+        """Their codes."""
+        return tuple(code for _, code in self._kept)
+
+
 _NF4: Final = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
     *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),

@@ -19,8 +19,12 @@ from ptq.solve.settle import settle
 from ptq.solve.solution import Solution
 
 _E8M0 = formats.get("e8m0")
-_NEXT_OCTAVE = torch.tensor([1.5])
-"""Among scales that are powers of two the nearest is often too small; this reaches the next."""
+_NEXT = torch.tensor([1.25, 1.5])
+"""Among scales that are far apart, whole multiples of one or powers of two, the nearest is often too small; these
+reach the next."""
+
+_ROOM = 1.02
+"""What the scale of a row has to spare, as the nearest one of 8 bits may be too small by that."""
 
 
 class _Steps(NamedTuple):
@@ -64,34 +68,49 @@ def _widest(low: Tensor, high: Tensor, fmt: Format) -> Tensor:
     return (high - low) / (fmt.max - fmt.min)
 
 
+def _balanced(low: Tensor, high: Tensor, fmt: Format) -> Tensor:
+    """The scales with which the number farthest from 0 is half of all steps away, as in GGUF's Q4_0."""
+    return torch.maximum(-low, high) / ((fmt.max - fmt.min + 1) // 2)
+
+
 def _grid(widest: Tensor, weight: Tensor, scheme: Scheme, curvature: Curvature, least: Tensor | None) -> ScaleGrid:
     """What the scales can be: one for all, one a row, or multiples of such a one."""
     factors, largest = scheme.factors, float(widest.max())
     reaches = limits(scheme.format)
     if factors is None:
-        return ScaleGrid.exact(least) if scheme.per_tensor else scale_grid(weight, reaches, curvature, least)
+        if scheme.per_tensor:
+            return ScaleGrid.exact(None if least is None else least.max())
+        return scale_grid(weight, reaches, curvature, least)
     if factors == formats.get("ulog8"):
         return ScaleGrid(unit_below(largest), least)
     if scheme.per_tensor:
         return ScaleGrid(max(largest / factors.max, torch.finfo(torch.float32).tiny), least, factors)
     if factors.min == 1:
         unit = scale_grid(weight, [reach * factors.max for reach in reaches], curvature, least).snap(
-            widest.amax(-1, keepdim=True) / factors.max
+            widest.amax(-1, keepdim=True) * (_ROOM / factors.max)
         )
         return ScaleGrid(unit, None, factors)
-    return ScaleGrid(1.0 if factors == _E8M0 else unit_below(largest, factors), least, factors)
+    return ScaleGrid(1.0 if factors == _E8M0 else unit_below(2 * largest, factors), least, factors)
+
+
+def _are_sparse(factors: Format | None) -> bool:
+    """Whether the largest factor is more than a sixteenth away from the next."""
+    return factors is not None and factors.values[-1] / factors.values[-2] > 1 + 1 / 16 and factors.min > 0
 
 
 def _searched(parts: Tensor, importance: Tensor, low: Tensor, high: Tensor, scheme: Scheme, grid: ScaleGrid) -> _Steps:
     """For each group the best of some scales that clip more and more of it; for a tensor, the best for all."""
     fmt = scheme.format
     widest = _widest(low, high, fmt)
-    tried = candidates(fmt) if scheme.factors != _E8M0 else torch.cat([candidates(fmt), _NEXT_OCTAVE])
+    tried = torch.cat([candidates(fmt), _NEXT]) if _are_sparse(scheme.factors) else candidates(fmt)
     best: _Steps | None = None
     least = torch.full_like(widest, torch.inf)
-    for factor in tried:
-        scale = grid.snap(widest * factor)
-        zero = None if scheme.symmetric else (-low * factor / scale).round().clamp(fmt.min, fmt.max)
+    scales = [widest * factor for factor in tried]
+    if not scheme.symmetric:
+        scales.append(_balanced(low, high, fmt))
+    for wanted in scales:
+        scale = grid.snap(wanted)
+        zero = None if scheme.symmetric else (-low / scale.maximum(widest)).round().clamp(fmt.min, fmt.max)
         wide, shift = scale[..., None], None if zero is None else zero[..., None]
         residual = parts - nearest_rows(parts, wide, fmt, shift) * wide
         error = (residual.square() * importance).sum(-1)

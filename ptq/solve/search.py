@@ -114,7 +114,7 @@ def candidates(fmt: Format) -> Tensor:
         limit = max(-fmt.min, fmt.max) / fmt.step
         return _FINEST if limit >= _FINEST_LIMIT else _FINE if limit >= _FINE_LIMIT else _COARSE
     octaves = math.ceil(math.log2(fmt.max / _finest(fmt)))
-    return torch.cat([_COARSE, *(_COARSE[:6] * 2.0**octave for octave in range(1, octaves))])
+    return torch.cat([_FINEST[1:], _COARSE, *(_COARSE[:6] * 2.0**octave for octave in range(1, octaves))])
 
 
 @cache

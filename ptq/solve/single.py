@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ptq.formats import INT8_MAX, Format
-from ptq.formats.integer import Integers
+from ptq.formats.codebook import PartFormat
 from ptq.ladder import Ladder
 from ptq.qtensor import Blocks, Term
 from ptq.rounding import round_to
@@ -30,22 +32,23 @@ def one_term(
 ) -> Ladder:
     """Quantize a weight `(groups, rows, in)`, rounding to nearest or with error feedback.
 
-    Integers are kept up to `most`; `least_scale (out,)` bounds the scales of the rows from below.
+    Numbers are kept up to `most` steps where a row has one scale; `least_scale (out,)` bounds the scales of the rows
+    from below.
     """
     least = None if least_scale is None else least_scale.reshape(*weight.shape[:2], 1)
+    fmt = scheme.format if scheme.group else _clipped(scheme.format, most)
     if scheme.symmetric and scheme.group is None and not scheme.per_tensor:
-        fmt = _clipped(scheme.format, most)
         grid = scale_grid(weight, limits(fmt), curvature, least)
         found = solve(weight, fmt, curvature, feedback=feedback, grid=grid)
     else:
-        found, grid = solve_groups(weight, scheme, curvature, feedback=feedback, least=least)
+        found, grid = solve_groups(weight, replace(scheme, format=fmt), curvature, feedback=feedback, least=least)
     power = curvature.errors(curvature.arranged(weight)).reshape(-1)
     return Ladder(((_term(found, scheme, grid),),), found.error.reshape(1, -1), power)
 
 
 def _clipped(fmt: Format, most: int) -> Format:
-    """The numbers up to a limit; only int8 has larger ones that matter."""
-    return Integers.up_to(most) if fmt.step == 1 and fmt.fits_int8 and fmt.max > most else fmt
+    """The numbers up to so many steps, of a format that integer kernels compute with."""
+    return PartFormat.of(fmt, most * fmt.step) if fmt.fits_int8 and fmt.reach > most else fmt
 
 
 def _term(found: Solution, scheme: Scheme, grid: ScaleGrid) -> Term:
