@@ -17,6 +17,9 @@ from ptq.errors import OptionError
 from ptq.formats import INT8_MAX, Format
 from ptq.scales import storage_bits
 
+_EXACT = 2.0**53
+"""Up to here float64 holds every integer, and int64 does."""
+
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
@@ -169,7 +172,7 @@ class QTensor:
         if self.integer_ratios() is None:
             return False
         counts = [term.numbers() / self.step for term in self.terms]
-        if any(bool((count != count.round()).any()) for count in counts):
+        if any(bool(((count != count.round()) | (count.abs() > _EXACT)).any()) for count in counts):
             return False
         return bool((self.integers().abs() <= INT8_MAX).all())
 

@@ -31,7 +31,7 @@ def block_weight(builder: Builder, weight: QTensor, *, table: bool) -> BlockWeig
         return _summed(builder, weight)
     (term,) = weight.terms
     zero = None
-    stored = None if table else native(builder, term.values.numpy().T, term.format, "plane1")
+    stored = None if table or _is_misread(term) else native(builder, term.values.numpy().T, term.format, "plane1")
     plain = stored is not None
     rows = None
     if stored is not None and term.zero_point is not None:
@@ -46,6 +46,11 @@ def block_weight(builder: Builder, weight: QTensor, *, table: bool) -> BlockWeig
     place = {"axis": 0, "block_size": term.blocks.size} if term.blocks else {"axis": 1}
     inputs = [value for value in (stored, turned, zero) if value is not None]
     return BlockWeight(builder.call("DequantizeLinear", *inputs, name="weight", **place), rows)
+
+
+def _is_misread(term: Term) -> bool:
+    """Whether MatMulNBits computes nonsense: with 2 bits, where the rows are no multiple of 4 (ONNX Runtime 1.32)."""
+    return term.format.bits == 2 and len(term.values) % 4 != 0
 
 
 def _summed(builder: Builder, weight: QTensor) -> BlockWeight:

@@ -83,6 +83,8 @@ def _signed(builder: Builder, values: np.ndarray, bits: int, name: str) -> ir.Va
         if builder.opset >= STORED["INT2"].least_opset:
             return builder.cast(builder.constant(name, values, "INT2"), ir.DataType.INT8, f"{name}.int8")
         return _fields(builder, values, bits, -2, name)
+    if bits == 1:
+        return _fields(builder, values, bits, -1, name)
     low = 1 if bits % 2 else 2
     high = _signed(builder, values >> low, bits - low, f"{name}.high")
     shift = builder.shared(f"ratio.{1 << low}", np.array(1 << low, np.int8))
