@@ -86,7 +86,9 @@ def _searched(parts: Tensor, importance: Tensor, low: Tensor, high: Tensor, sche
     """For each group the best of some scales that clip more and more of it; for a tensor, the best for all."""
     fmt = scheme.format
     widest = _widest(low, high, fmt)
-    tried = candidates(fmt) if scheme.factors != _E8M0 else torch.cat([candidates(fmt), _NEXT_OCTAVE])
+    tried = candidates(fmt) if scheme.clips else torch.ones(1)
+    if scheme.factors == _E8M0:
+        tried = torch.cat([tried, _NEXT_OCTAVE])
     best: _Steps | None = None
     least = torch.full_like(widest, torch.inf)
     for factor in tried:
