@@ -49,7 +49,8 @@ def native(builder: Builder, values: np.ndarray, fmt: Format, name: str) -> ir.V
 
 def codes_of(values: np.ndarray, fmt: Format) -> NDArray[np.int64]:
     """What is stored for numbers of a format, from 0 up."""
-    order = np.searchsorted(np.array(fmt.values), values.astype(np.float64))
+    # numbers that only float64 holds have become the nearest of float32
+    order = np.searchsorted(np.array(fmt.values, np.float32), values.astype(np.float32))
     codes: NDArray[np.int64] = np.array(fmt.codes)[order] % (1 << fmt.bits)
     return codes
 
