@@ -9,17 +9,15 @@ those with the second moments that the weights are rounded for. Rounds are inter
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 
 import click
+import runs
 
 KINDS = {
     "plain run": (None, False),
@@ -49,11 +47,11 @@ def main(model: Path, data: Path, rounds: int, one: str | None) -> None:
         kind: [statistics.median(each) for each in zip(*figures, strict=True)] for kind, figures in found.items()
     }
     plain = medians["plain run"]
-    runtime = metadata.version("onnxruntime")
-    click.echo(f"{model.name}, {date.today().isoformat()}, onnxruntime {runtime}, {platform.machine()}\n")
-    click.echo("| what | seconds | of a plain run | MB above it |\n|---|---|---|---|")
+    click.echo(f"{model.name}, {runs.headline()}\n")
+    click.echo(runs.head(("what", "seconds", "of a plain run", "MB above it")))
     for kind, (seconds, peak) in medians.items():
-        click.echo(f"| {kind} | {seconds:.2f} | {seconds / plain[0]:.2f}x | {(peak - plain[1]) / 1e6:.0f} |")
+        cells = (kind, f"{seconds:.2f}", f"{seconds / plain[0]:.2f}x", f"{(peak - plain[1]) / 1e6:.0f}")
+        click.echo(runs.row(cells))
 
 
 def _measured(path: Path, data: Path, kind: str) -> tuple[float, int]:
@@ -66,12 +64,19 @@ def _measured(path: Path, data: Path, kind: str) -> tuple[float, int]:
     from ptq.model.capture import CaptureOptions, capture
     from ptq.model.graph import Model
     from ptq.pipeline.calibrate import BATCH, calibrate
+    from ptq.recipe import Recipe
 
     torch.set_num_threads(1)
     model = Model.of(capture(path, CaptureOptions(), None))
     dataset = fit(open_data(data), model.inputs)
     rule, moments = KINDS[kind]
-    static = {u.node for site in model.sites if execution(model, site) is Execution.STATIC for u in site.uses}
+    plan = Recipe().plan(model.sites, has_data=True)
+    ways = [
+        (site, execution(model, site, method, plan.activations))
+        for site in model.sites
+        if (method := plan.methods[site.name]) is not None
+    ]
+    static = {use.node for site, way in ways if way is Execution.STATIC for use in site.uses}
     observed = find_activations(model.graph.graph, static).observed
     start = time.perf_counter()
     if rule is None:
@@ -79,7 +84,7 @@ def _measured(path: Path, data: Path, kind: str) -> tuple[float, int]:
         for batch in dataset.batches(BATCH):
             session.run(batch.feeds)
     else:
-        calibrate(model, model.sites if moments else [], observed, rule, dataset.batches(BATCH))
+        calibrate(model, [site for site, _ in ways] if moments else [], observed, rule, dataset.batches(BATCH))
     return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

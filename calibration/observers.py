@@ -213,3 +213,32 @@ class Mean:
         if self.total is None or not self.total.isfinite().all():
             raise DataError("the activations are missing or not finite; check the data and the model")
         return self.total / self.weight
+
+
+@dataclass
+class Channels:
+    """The ends of the channels of vectors and the means of their squares, `(n,)` each."""
+
+    low: Tensor
+    high: Tensor
+    squares: Mean = field(default_factory=Mean)
+
+    @classmethod
+    def of(cls, count: int) -> Channels:
+        """So many channels of which nothing is known."""
+        return cls(torch.full((count,), math.inf), torch.full((count,), -math.inf))
+
+    @property
+    def power(self) -> Tensor:
+        """The means of the squares."""
+        return self.squares.result()
+
+    def add(self, low: Tensor, high: Tensor, power: Tensor, weight: float) -> None:
+        """See vectors between two, with these means of squares over so many."""
+        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        self.squares.add(power, weight)
+
+    def merge(self, other: Channels) -> None:
+        """See what another has seen."""
+        self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
+        self.squares.merge(other.squares)

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from calibration.contract import LABELS
 from calibration.images import ImageOptions, image_batches
+from calibration.stored import NumpyFile, SafetensorsFile, reading
+from calibration.tables import ONLY, Arrays, Table
 from ptq.errors import DataError
-
-LABELS = "labels"
-ONLY = ""
-"""The key of an array without a name: it goes to the only input."""
 
 Raw = Mapping[str, np.ndarray] | tuple[np.ndarray, ...]
 """A batch as it came: arrays by name, or in the order of the inputs."""
@@ -28,23 +27,23 @@ Raw = Mapping[str, np.ndarray] | tuple[np.ndarray, ...]
 class Source:
     """Data before they are checked; `title` names them in messages.
 
-    Either `arrays` holds all samples, or `stream` yields batches, each time from the start.
+    Either `table` has all samples, or `stream` yields batches, each time from the start.
     """
 
     title: str
-    arrays: Mapping[str, np.ndarray] | None = None
+    table: Table | None = None
     stream: Callable[[], Iterator[Any]] | None = None
 
     def raw_batches(self) -> Iterator[Raw]:
-        """The batches of a stream, or the arrays as one batch."""
-        if self.arrays is not None:
-            yield self.arrays
-            return
+        """The batches of a stream."""
         for item in self.stream() if self.stream is not None else ():
             yield _raw(item, self.title)
 
     def example(self) -> Mapping[str, np.ndarray] | None:
         """Up to two samples by name, without labels; None when the arrays have no names."""
+        if self.table is not None:
+            with self.table.open() as reader:
+                return {name: reader(name)(2) for name in self.table.headers if name != LABELS}
         raw = next(self.raw_batches(), None)
         if not isinstance(raw, Mapping):
             return {ONLY: raw[0][:2]} if raw is not None and len(raw) == 1 else None
@@ -65,9 +64,9 @@ def open_data(spec: Any, images: ImageOptions | None = None, role: str = "--data
         return _from_text(str(spec), images, role)
     title = f"{role} (in memory)"
     if isinstance(spec, Mapping):
-        return Source(title, {str(name): _array(value, title) for name, value in spec.items()})
+        return Source(title, Arrays({str(name): _array(value, title) for name, value in spec.items()}))
     if hasattr(spec, "__array__"):
-        return Source(title, {ONLY: _array(spec, title)})
+        return Source(title, Arrays({ONLY: _array(spec, title)}))
     if callable(spec):
         return Source(title, stream=lambda: iter(spec()))
     if isinstance(spec, Iterator):
@@ -89,35 +88,25 @@ def _from_text(text: str, images: ImageOptions | None, role: str) -> Source:
         return Source(title, stream=_imported(text, title))
     if not path.is_file():
         raise DataError(f"{title} does not exist; give a file, a folder of images, or module:callable")
-    arrays = _read(path, title)
-    ragged = {name for name in arrays if name.rpartition("/")[2].isdecimal() and "/" in name}
+    table = _table(path, title)
+    ragged = {name for name in table.headers if name.rpartition("/")[2].isdecimal() and "/" in name}
     if ragged:
-        return Source(title, stream=lambda: _ragged(arrays, title))
-    return Source(title, arrays)
+        return Source(title, stream=lambda: _ragged(table, title))
+    return Source(title, table)
 
 
-def _read(path: Path, title: str) -> Mapping[str, np.ndarray]:
+def _table(path: Path, title: str) -> Table:
     with path.open("rb") as file:
         head = file.read(16)
-    try:
+    with reading(title):
         if head.startswith(b"\x93NUMPY"):
-            return {ONLY: np.load(path, mmap_mode="r", allow_pickle=False)}
+            return NumpyFile(path, title, zipped=False)
         if head.startswith(b"PK") and _is_npz(path):
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        if head.startswith((b"PK", b"\x80")):
-            return _read_torch(path, title)
-        if head[8:9] == b"{":
-            return _read_safetensors(path, title)
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise DataError(
-                f"{title} holds arrays of Python objects, which are not read; save one array per sample as "
-                f"'name/0', 'name/1', …, or a padded array"
-            ) from error
-        raise _unreadable(title, error) from error
-    except (OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise _unreadable(title, error) from error
+            return NumpyFile(path, title, zipped=True)
+    if head.startswith((b"PK", b"\x80")):
+        return Arrays(_read_torch(path, title))
+    if head[8:9] == b"{":
+        return SafetensorsFile(path, title)
     raise DataError(f"{title} is no data file; accepted are .npz, .npy, .pt and .safetensors of tensors")
 
 
@@ -142,32 +131,23 @@ def _read_torch(path: Path, title: str) -> Mapping[str, np.ndarray]:
     raise DataError(f"{title} holds a {type(loaded).__name__}; save a tensor or a dictionary of tensors by input name")
 
 
-def _unreadable(title: str, error: Exception) -> DataError:
-    return DataError(f"{title} cannot be read: {_line(error)}; save it again")
-
-
-def _read_safetensors(path: Path, title: str) -> Mapping[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise _unreadable(title, error) from error
-
-
-def _ragged(arrays: Mapping[str, np.ndarray], title: str) -> Iterator[Mapping[str, np.ndarray]]:
+def _ragged(table: Table, title: str) -> Iterator[Mapping[str, np.ndarray]]:
     """Samples saved one by one as `name/0`, `name/1`, …; each becomes a batch of one."""
-    names = dict.fromkeys(name.rpartition("/")[0] for name in arrays if "/" in name)
-    count = max(int(name.rpartition("/")[2]) for name in arrays if "/" in name) + 1
-    for index in range(count):
-        try:
-            sample = {name: arrays[f"{name}/{index}"][None] for name in names}
-        except KeyError as error:
-            raise DataError(f"{title} has no {error.args[0]!r}, but has others of that number; save all") from None
-        if LABELS in arrays:
-            sample[LABELS] = arrays[LABELS][index : index + 1]
-        yield sample
+    names = dict.fromkeys(name.rpartition("/")[0] for name in table.headers if "/" in name)
+    count = max(int(name.rpartition("/")[2]) for name in table.headers if "/" in name) + 1
+    with table.open() as reader:
+        labels = reader(LABELS) if LABELS in table.headers else None
+        for index in range(count):
+            sample = {}
+            for name in names:
+                stored = f"{name}/{index}"
+                if stored not in table.headers:
+                    raise DataError(f"{title} has no {stored!r}, but has others of that number; save all")
+                shape = table.headers[stored].shape
+                sample[name] = reader(stored)(shape[0] if shape else 1)[None]
+            if labels is not None:
+                sample[LABELS] = labels(1)
+            yield sample
 
 
 def _imported(text: str, title: str) -> Callable[[], Iterator[Any]]:

@@ -13,13 +13,22 @@ Shape = Sequence[int]
 
 def model(nodes: str, inputs: str, outputs: str, weights: Mapping[str, Shape], *, opset: int = 20) -> onnx.ModelProto:
     """A model of nodes in ONNX's text syntax; weights are normal, scaled by the inverse root of their fan-in."""
+    rng = np.random.default_rng(0)
+    fans = {name: max(int(np.prod(shape[1:])), 1) for name, shape in weights.items()}
+    arrays = {
+        name: rng.standard_normal(shape).astype(np.float32) / np.float32(np.sqrt(fans[name]))
+        for name, shape in weights.items()
+    }
+    return with_arrays(nodes, inputs, outputs, arrays, opset=opset)
+
+
+def with_arrays(
+    nodes: str, inputs: str, outputs: str, weights: Mapping[str, np.ndarray], *, opset: int = 20
+) -> onnx.ModelProto:
+    """A model of nodes in ONNX's text syntax with these initializers."""
     text = f'<ir_version: 10, opset_import: ["" : {opset}]> net ({inputs}) => ({outputs}) {{ {nodes} }}'
     parsed = onnx.parser.parse_model(text)
-    rng = np.random.default_rng(0)
-    for name, shape in weights.items():
-        fan = max(int(np.prod(shape[1:])), 1)
-        array = rng.standard_normal(shape).astype(np.float32) / np.float32(np.sqrt(fan))
-        parsed.graph.initializer.append(numpy_helper.from_array(array, name))
+    parsed.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     onnx.checker.check_model(parsed)
     return parsed
 

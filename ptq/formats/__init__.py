@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ptq import registry
+from ptq.errors import OptionError
 
 INT8_MAX: Final = 127
 PORTABLE_MAX: Final = 63
@@ -46,6 +47,11 @@ class Format:
         return None
 
     @property
+    def own(self) -> bool:
+        """Whether it is made for one tensor, so that others have other tables of this name."""
+        return False
+
+    @property
     def step(self) -> float:
         """The largest number that all others are multiples of."""
         ratios = [value.as_integer_ratio() for value in self.values if value]
@@ -78,9 +84,18 @@ FAMILIES: Final[Mapping[str, tuple[Format, ...]]] = MappingProxyType(
 )
 """The formats of every family, by its name."""
 
-FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
-    {fmt.name: fmt for family in FAMILIES.values() for fmt in family}
-)
+
+def _by_name(families: Mapping[str, tuple[Format, ...]]) -> dict[str, Format]:
+    found: dict[str, Format] = {}
+    for family, members in families.items():
+        for fmt in members:
+            if fmt.name in found:
+                raise OptionError(f"ptq/formats/{family} has a format {fmt.name}, which there is already; rename it")
+            found[fmt.name] = fmt
+    return found
+
+
+FORMATS: Final[Mapping[str, Format]] = MappingProxyType(_by_name(FAMILIES))
 """Every format by name."""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from ptq.errors import OptionError
 from ptq.formats import Format
 
 
@@ -14,6 +16,22 @@ class CodebookFormat(Format):
     """The numbers themselves, ascending; a code is a place in the list."""
 
     book: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check the list.
+
+        Raises:
+            OptionError: it is not ascending, or too long for the bits.
+
+        """
+        if not all(low < high for low, high in itertools.pairwise(self.book)):
+            raise OptionError(f"the numbers of the format {self.name} are not ascending; sort them, each once")
+        most = 2**self.bits
+        if not 2 <= len(self.book) <= most:
+            raise OptionError(
+                f"the format {self.name} has {len(self.book)} numbers, {self.bits} bits hold 2 to {most}; "
+                f"change one of the two"
+            )
 
     @property
     def values(self) -> tuple[float, ...]:

@@ -26,6 +26,9 @@ _MOVED = frozenset(
 )
 """Operators that hand numbers on, so that their output shares the scale of their input."""
 
+FLOAT_KERNELS = frozenset({"Conv", "ConvTranspose", "Gemm"})
+"""Kernels whose weights ONNX Runtime quantizes, in silence, between a DequantizeLinear and a QuantizeLinear."""
+
 _ABSORBED = frozenset({"Relu", "Clip"})
 
 
@@ -116,7 +119,23 @@ def _wanted(graph: ir.Graph, static: frozenset[str]) -> frozenset[str]:
         if node.name in static or (passes and any(v.name in wanted for v in node.outputs)):
             inputs = node.inputs if node.op_type in _COMPUTED else node.inputs[:1]
             wanted |= {str(value.name) for value in inputs if value is not None}
+            continue
+        if node.op_type in FLOAT_KERNELS and node.name not in static:
+            wanted |= _moved_before(node.inputs[0])
     return frozenset(wanted)
+
+
+def _moved_before(value: ir.Value | None) -> set[str]:
+    """The tensors between a kernel that stays float and what was only moved to it.
+
+    ONNX Runtime moves a DequantizeLinear along, up to the kernel, whose weights it then quantizes by itself; with one
+    of its own at the end the kernel stays float (`Quantizers`).
+    """
+    found = set()
+    while value is not None and (producer := value.producer()) is not None and producer.op_type in _MOVED:
+        found.add(str(value.name))
+        value = producer.inputs[0]
+    return found
 
 
 def _feeds(value: ir.Value, static: Collection[str]) -> bool:

@@ -31,7 +31,7 @@ def block_weight(builder: Builder, weight: QTensor, *, table: bool) -> BlockWeig
     if len(weight.terms) > 1:
         return _summed(builder, weight)
     (term,) = weight.terms
-    stored = None if table else native(builder, term.values.numpy().T, term.format, "plane1")
+    stored = None if table or _is_misread(term) else native(builder, term.values.numpy().T, term.format, "plane1")
     if stored is not None:
         zero = None if term.zero_point is None else native(builder, _by_column(term), term.format, "zero1")
         return BlockWeight(_image(builder, term, stored, _scale(builder, term, 1.0), zero))
@@ -60,6 +60,11 @@ def _image(builder: Builder, term: Term, stored: ir.Value, scale: ir.Value, zero
     place = {"axis": 0, "block_size": term.blocks.size} if term.blocks and term.groups > 1 else {"axis": 1}
     inputs = [value for value in (stored, turned, zero) if value is not None]
     return builder.call("DequantizeLinear", *inputs, name="weight", **place)
+
+
+def _is_misread(term: Term) -> bool:
+    """Whether MatMulNBits computes nonsense: with 2 bits, where the rows are no multiple of 4 (ONNX Runtime 1.32)."""
+    return term.format.bits == 2 and len(term.values) % 4 != 0
 
 
 def _summed(builder: Builder, weight: QTensor) -> BlockWeight:

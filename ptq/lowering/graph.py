@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from ptq.lowering import hard_swish
+from ptq.lowering import hard_swish, residual
 from ptq.lowering.activations import find_activations
 from ptq.lowering.execution import Execution
 from ptq.lowering.quantizers import Quantizers
@@ -39,6 +39,7 @@ def lower(
     inputs = Inputs(graph, quantized, ranges, activations)
     for site in model.sites:
         lower_site(graph, site, [nodes[use.node] for use in site.uses], sites[site.name], inputs)
+    residual.keep_apart(graph)
     passes.RemoveUnusedNodesPass()(copy)
     _forget_origin(graph)
     _drop_unused(graph)

@@ -34,7 +34,7 @@ def numbers(builder: Builder, values: np.ndarray, fmt: Format, name: str, *, int
     codes = codes_of(values, fmt)
     half = 1 << (fmt.bits - 1)
     places = _signed(builder, np.where(codes < half, codes, codes - 2 * half), fmt.bits, name)
-    table = builder.shared(f"table.{fmt.name}.{'int8' if integer else 'float'}", _table(fmt, integer=integer))
+    table = stored_table(builder, _table(fmt, integer=integer), fmt, f"table.{fmt.name}.{dtype.name.lower()}", name)
     return builder.call(
         "Gather", table, builder.cast(places, ir.DataType.INT32, f"{name}.places"), name=f"{name}.numbers"
     )
@@ -49,9 +49,15 @@ def native(builder: Builder, values: np.ndarray, fmt: Format, name: str) -> ir.V
 
 def codes_of(values: np.ndarray, fmt: Format) -> NDArray[np.int64]:
     """What is stored for numbers of a format, from 0 up."""
-    order = np.searchsorted(np.array(fmt.values), values.astype(np.float64))
+    # numbers that only float64 holds have become the nearest of float32
+    order = np.searchsorted(np.array(fmt.values, np.float32), values.astype(np.float32))
     codes: NDArray[np.int64] = np.array(fmt.codes)[order] % (1 << fmt.bits)
     return codes
+
+
+def stored_table(builder: Builder, table: np.ndarray, fmt: Format, shared: str, name: str) -> ir.Value:
+    """A table of a format, which all tensors have in common unless it is one tensor's own; `name` is that tensor's."""
+    return builder.constant(f"{name}.table", table) if fmt.own else builder.shared(shared, table)
 
 
 def _table(fmt: Format, *, integer: bool) -> NDArray[Any]:
@@ -83,6 +89,8 @@ def _signed(builder: Builder, values: np.ndarray, bits: int, name: str) -> ir.Va
         if builder.opset >= STORED["INT2"].least_opset:
             return builder.cast(builder.constant(name, values, "INT2"), ir.DataType.INT8, f"{name}.int8")
         return _fields(builder, values, bits, -2, name)
+    if bits == 1:
+        return _fields(builder, values, bits, -1, name)
     low = 1 if bits % 2 else 2
     high = _signed(builder, values >> low, bits - low, f"{name}.high")
     shift = builder.shared(f"ratio.{1 << low}", np.array(1 << low, np.int8))

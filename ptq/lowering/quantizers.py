@@ -10,11 +10,12 @@ import onnx_ir as ir
 
 from ptq import formats
 from ptq.errors import ModelError
-from ptq.lowering.activations import Activations
+from ptq.lowering.activations import FLOAT_KERNELS, Activations
 from ptq.lowering.builder import Builder
 from ptq.ranges import ActivationRange, affine
 
-_FLOAT_KERNELS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_FED_APART = FLOAT_KERNELS | {"MatMul"}
+"""Kernels that get a DequantizeLinear of their own where they stay float."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Quantizers:
         Between a DequantizeLinear per tensor and a QuantizeLinear, ONNX Runtime quantizes the float weights of such
         a kernel by itself, per tensor and asymmetric, and says nothing.
         """
-        if reader.op_type not in _FLOAT_KERNELS or reader.name in self.activations.integer:
+        if reader.op_type not in _FED_APART or reader.name in self.activations.integer:
             return image
         axis = 1 if reader.op_type in ("Conv", "ConvTranspose") else -1
         size = image.shape[axis] if image.shape is not None else None

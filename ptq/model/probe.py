@@ -7,7 +7,7 @@ tensor that has to leave that layout is copied first, which costs about as much 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -62,6 +62,27 @@ def sampled_as(name: str) -> str:
     return f"{name}/ptq.some"
 
 
+def channelled(model: ir.Model, names: Collection[str]) -> Session:
+    """A session with more outputs: for each of the names those of `channels_as`."""
+    copy = with_outputs(model, ())
+    values = {v.name: v for v in copy.graph.inputs} | {v.name: v for node in copy.graph for v in node.outputs}
+    for name in names:
+        low, high, power = channels_as(name)
+        _reduce(copy.graph, "ReduceMin", values[name], low)
+        _reduce(copy.graph, "ReduceMax", values[name], high)
+        square = ir.node("Mul", [values[name], values[name]], name=f"{power}.squares")
+        square.outputs[0].name, square.outputs[0].type = f"{power}.squares", values[name].type
+        square.outputs[0].shape = values[name].shape
+        copy.graph.append(square)
+        _reduce(copy.graph, "ReduceMean", square.outputs[0], power)
+    return Session(copy)
+
+
+def channels_as(name: str) -> tuple[str, str, str]:
+    """The names of the outputs with the ends of the channels of a tensor, its last axis, and their mean squares."""
+    return f"{name}/ptq.lows", f"{name}/ptq.highs", f"{name}/ptq.powers"
+
+
 def mean_as(name: str) -> str:
     """The name of the output with the means of a tensor."""
     return f"{name}/ptq.mean"
@@ -73,10 +94,15 @@ def _average(graph: ir.Graph, value: ir.Value, axis: int) -> None:
     if axis == 1:
         _probe(graph, "GlobalAveragePool", value, name)
         return
+    _reduce(graph, "ReduceMean", value, name)
+
+
+def _reduce(graph: ir.Graph, op: str, value: ir.Value, name: str) -> None:
+    """Over all axes but the last."""
     rank = len(value.shape) if value.shape is not None else 2
     axes = ir.Value(name=f"{name}.axes", const_value=ir.tensor(list(range(rank - 1)), name=f"{name}.axes"))
     graph.register_initializer(axes)
-    node = ir.node("ReduceMean", [value, axes], {"keepdims": 0}, name=name)
+    node = ir.node(op, [value, axes], {"keepdims": 0}, name=name)
     node.outputs[0].name, node.outputs[0].type = name, value.type
     graph.append(node)
     graph.outputs.append(node.outputs[0])

@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from ptq.model.geometry import Geometry
+
 CONV: Final = "Conv"
 GEMM: Final = "Gemm"
 MATMUL: Final = "MatMul"
@@ -23,16 +25,8 @@ SLICE: Final = "Slice"
 LOOKUPS: Final = (GATHER, SLICE)
 RECURRENT: Final = ("LSTM", "GRU", "RNN")
 PRODUCTS: Final = (GEMM, MATMUL)
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a convolution walks over its input; ONNX's attributes, `pads` begin then end."""
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    pads: tuple[int, ...]
-    dilations: tuple[int, ...]
+ASIDE_KEY: Final = "ptq.aside"
+"""Metadata of products that are meant to be float, beside one that is a site."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,8 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 
 def _sites(node: ir.Node) -> Iterator[Site]:
-    reader = _READERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    known = node.domain in ("", "ai.onnx") and ASIDE_KEY not in node.metadata_props
+    reader = _READERS.get(node.op_type) if known else None
     for slot in _SLOTS.get(node.op_type, (1,)):
         if reader is None or len(node.inputs) <= max(slot, 1) or node.inputs[0] is None:
             return
@@ -143,12 +138,7 @@ def _conv(node: ir.Node, weight: ir.Value) -> Site | None:
     spatial = len(shape) - 2
     if spatial < 1:
         return None
-    geometry = Geometry(
-        kernel=shape[2:],
-        strides=_ints(node, "strides") or (1,) * spatial,
-        pads=_conv_pads(node, shape[2:]),
-        dilations=_ints(node, "dilations") or (1,) * spatial,
-    )
+    geometry = Geometry.of(node, shape[2:])
     groups = node.attributes.get_int("group", 1)
     return Site(_name(node, weight), CONV, _id(weight), shape, groups, transposed=False, uses=(_use(node, geometry),))
 
@@ -236,7 +226,10 @@ def following_add(matmul: ir.Node) -> ir.Node | None:
         return None
     others = [v for v in consumers[0].inputs if v is not matmul.outputs[0]]
     array = constant(others[0]) if len(others) == 1 else None
-    return consumers[0] if _is_vector(array, _channels(matmul)) else None
+    data = matmul.inputs[0]
+    rank = 1 if data is None or data.shape is None else len(data.shape)
+    fits = array is not None and array.ndim <= max(rank, 1) and _is_vector(array, _channels(matmul))
+    return consumers[0] if fits else None
 
 
 def _merged(site: Site, other: Site) -> Site:
@@ -263,31 +256,6 @@ def _name(node: ir.Node, weight: ir.Value) -> str:
     if len(scopes) > 2:
         return str(scopes[-2])
     return str(node.name)
-
-
-def _conv_pads(node: ir.Node, kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """Explicit pads; SAME_* is turned into numbers when the input's size is known."""
-    mode = node.attributes.get_string("auto_pad", "NOTSET")
-    if mode in ("NOTSET", "VALID"):
-        explicit = _ints(node, "pads") if mode == "NOTSET" else None
-        return explicit or (0,) * (2 * len(kernel))
-    strides = _ints(node, "strides") or (1,) * len(kernel)
-    dilations = _ints(node, "dilations") or (1,) * len(kernel)
-    shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    begin, end = [], []
-    for axis, (k, s, d) in enumerate(zip(kernel, strides, dilations, strict=True)):
-        size = shape[axis + 2] if shape is not None else None
-        size = size if isinstance(size, int) else s  # a stride-sized input pads like any multiple of the stride
-        total = max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        small, large = total // 2, total - total // 2
-        begin.append(small if mode == "SAME_UPPER" else large)
-        end.append(large if mode == "SAME_UPPER" else small)
-    return (*begin, *end)
-
-
-def _ints(node: ir.Node, name: str) -> tuple[int, ...] | None:
-    attribute = node.attributes.get(name)
-    return tuple(attribute.as_ints()) if attribute is not None else None
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:

@@ -13,9 +13,10 @@ from calibration.batch import Batch
 from calibration.im2col import patch_mean, patches, rows
 from calibration.observers import Density, Histogram, Mean, Moment, Moments, Range
 from ptq import formats
+from ptq.model.geometry import Geometry
 from ptq.model.graph import Model
 from ptq.model.probe import extremes, mean_as, probed, sampled_as
-from ptq.model.sites import Geometry, Site, Use
+from ptq.model.sites import Site, Use
 from ptq.pipeline.stages import Advance
 from ptq.ranges import RANGES, ActivationRange
 

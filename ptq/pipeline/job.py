@@ -25,6 +25,7 @@ from ptq.pipeline.describe import Made, describe
 from ptq.pipeline.manifest import manifest
 from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
+from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.weights import SiteWeights, has_own_bias, quantize_weights
 from ptq.recipe import Plan, Recipe
@@ -71,6 +72,8 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     evaluation = None if unseen is None else fit(unseen, model.inputs)
     plan = recipe.plan(model.sites, has_data=data is not None)
     executions = _executions(model, plan)
+    if data is not None:
+        model = _smoothed(model, plan, executions, data, stages)
     observed = _observed(model, executions)
     sample = 0 if data is None else samples_needed(len(model.sites), data.samples)
     statistics = None if data is None else _calibrate(model, plan, observed, data, sample, stages)
@@ -103,6 +106,16 @@ def _executions(model: Model, plan: Plan) -> dict[str, Execution]:
         method = plan.methods[site.name]
         found[site.name] = Execution.FLOAT if method is None else execution(model, site, method, plan.activations)
     return found
+
+
+def _smoothed(model: Model, plan: Plan, executions: Mapping[str, Execution], data: Dataset, stages: Stages) -> Model:
+    """The model with smoother inputs of its dynamic products; itself where there are none."""
+    readers = smoothable(model, executions)
+    if not readers:
+        return model
+    total = None if data.samples is None else -(-data.samples // BATCH)
+    with stages.stage("smooth", total) as advance:
+        return smoothed(model, plan, readers, data.batches(BATCH), advance)
 
 
 def _observed(model: Model, executions: Mapping[str, Execution]) -> tuple[str, ...]:

@@ -29,6 +29,9 @@ def _warnings(report: Report, max_drop: float) -> Iterator[str]:
     slow = [layer for layer in meant if not layer.integer]
     if slow:
         yield f"{len(slow)} of {len(meant)} layers run in float although quantized: {_named(slow)}"
+    seized = [layer for layer in report.layers if layer.execution == "float" and layer.integer]
+    if seized:
+        yield f"ONNX Runtime quantizes what was to stay float: {_named(seized)}; keep its neighbours float too"
     yield from _of_file(report, integer=bool(meant))
     yield from _of_accuracy(report, max_drop)
 

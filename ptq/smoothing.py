@@ -1,0 +1,112 @@
+"""Channels of an input scaled so that one 8-bit range serves all of them, and the few that none serves left out.
+
+What a product has in its input is taken out of its weights, as in SmoothQuant (arXiv:2211.10438, section 4), but with
+the strength of least expected error instead of a fixed one. A channel that still stretches the range of all others is
+computed in float beside them, as in LLM.int8() (arXiv:2208.07339, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_STRENGTHS = torch.linspace(0.0, 1.0, 11)
+_ASIDE = (0, 1, 2, 4, 8)
+"""How many channels may be computed in float."""
+
+_WORTH_SCALING, _WORTH_ASIDE = 0.8, 0.5
+"""What has to be left of the expected error for scales, and for channels in float, to pay for their time."""
+
+_LEVELS = 255.0
+_TINY = 1e-6
+
+
+class Channels(Protocol):
+    """What was seen of the channels of an input: their ends and mean squares, float `(in,)` each."""
+
+    @property
+    def low(self) -> Tensor:
+        """The smallest numbers."""
+
+    @property
+    def high(self) -> Tensor:
+        """The largest numbers."""
+
+    @property
+    def power(self) -> Tensor:
+        """The means of the squares."""
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """What the channels of an input are multiplied by, `(in,)`, 0 for those in `aside`, which are computed in float."""
+
+    scale: Tensor
+    aside: Tensor
+
+
+def smooth(channels: Channels, weights: Sequence[Tensor], limit: float) -> Smoothing | None:
+    """The smoothing of least expected error for weights `(rows, in)` of one input; None where little would be gained.
+
+    Weights are rounded to integers up to `limit`, the input to 8 bits over its range.
+    """
+    weight = torch.cat(list(weights)).float()
+    stats = _Stats(channels.low.float(), channels.high.float(), channels.power.float(), weight, limit)
+    everywhere = torch.ones_like(stats.low, dtype=torch.bool)
+    plain = stats.error(torch.ones_like(stats.low), everywhere)
+    reach = torch.maximum(-stats.low, stats.high)
+    best: tuple[float, Smoothing] | None = None
+    for count in _ASIDE:
+        if count >= len(reach):
+            break
+        kept = everywhere.clone()
+        kept[reach.topk(count).indices] = False
+        error, scale = stats.best(kept)
+        worth = _WORTH_ASIDE * (plain if best is None else best[0]) if count else _WORTH_SCALING * plain
+        if error < worth:
+            best = error, Smoothing(torch.where(kept, scale, 0.0).float(), (~kept).nonzero()[:, 0])
+    return None if best is None else best[1]
+
+
+@dataclass(frozen=True)
+class _Stats:
+    low: Tensor
+    high: Tensor
+    power: Tensor
+    weight: Tensor
+    limit: float
+
+    def error(self, scale: Tensor, kept: Tensor) -> float:
+        """The expected squared error of all outputs, from rounding the input and from rounding the weights."""
+        width = (self.high * scale)[kept].max().clamp_min(0) - (self.low * scale)[kept].min().clamp_max(0)
+        weight = self.weight[:, kept] / scale[kept]
+        step = weight.abs().amax(1) / self.limit
+        of_input = (width / _LEVELS) ** 2 / 12 * weight.square().sum()
+        of_weights = step.square().sum() / 12 * (self.power * scale.square())[kept].sum()
+        return float(of_input + of_weights)
+
+    def best(self, kept: Tensor) -> tuple[float, Tensor]:
+        """The least error over strengths, and over two ways to measure the weights of a channel."""
+        reach = torch.maximum(-self.low, self.high)
+        found: tuple[float, Tensor] | None = None
+        for size in (self.weight.abs().amax(0), self.weight.square().mean(0).sqrt()):
+            for strength in _STRENGTHS:
+                scale = _balanced(reach, size, float(strength))
+                error = self.error(scale, kept)
+                if found is None or error < found[0]:
+                    found = error, scale
+        if found is None:
+            raise AssertionError
+        return found
+
+
+def _balanced(reach: Tensor, size: Tensor, strength: float) -> Tensor:
+    """Scales `size^(1 - strength) / reach^strength` around 1; both are kept away from 0 in relation to the largest."""
+    reach = reach.clamp_min(_TINY * float(reach.max()) or 1.0)
+    size = size.clamp_min(_TINY * float(size.max()) or 1.0)
+    log = (1 - strength) * size.log() - strength * reach.log()
+    return (log - log.mean()).exp()

@@ -1,0 +1,87 @@
+"""The benchmarks run and print a table; what its figures are is not checked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_folder import RNG, Folder, write_model
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    made = Folder(tmp_path)
+    write_model(made.model)
+    x = RNG.normal(size=(10, 3, 8, 8)).astype(np.float32)
+    np.savez(made.data, x=x, labels=RNG.integers(0, 5, 10))
+    return made
+
+
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of the lines below the head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(line) for line in cells}) == 1, text
+    return cells[2:]
+
+
+def test_every_format_that_a_recipe_takes_has_a_line(folder: Folder) -> None:
+    both = ("--data", folder.data, "--eval", folder.data)
+    found = run("formats", folder.model, *both, "--only", "int4/16")
+    assert (found.returncode, found.stderr) == (0, "")
+    lines = table(found.stdout)
+    assert [line[1:3] for line in lines] == [["FP32", ""], ["int4/16", "none"], ["int4/16", "uint8"]]
+    assert all(line[0] == "net" and line[6].endswith(" %") for line in lines)
+    assert lines[1][9] == "weights: 2 Conv; blocks: 1 MatMulNBits"
+    assert lines[2][9] == "static: 2 QLinearConv, 1 QGemm"
+
+
+def test_a_line_that_fails_is_said_and_the_others_go_on(folder: Folder) -> None:
+    one = folder.path / "one.npz"
+    np.savez(one, y=np.zeros((2, 3, 8, 8), np.float32))
+    files = ("--data", one, "--eval", folder.data, "--data", folder.data, "--eval", folder.data)
+    found = run("formats", folder.model, folder.model, *files, "--only", "fp8_e5m2")
+    assert found.returncode == 1
+    assert [line[1:4] for line in table(found.stdout)][:2] == [["fp8_e5m2", "none", "failed"], ["FP32", "", "32"]]
+    assert "net.onnx, --method rtn --weights fp8_e5m2 --activations none: ptq: " in found.stderr
+    assert "1 of 2 lines failed" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "int5,itn4"], "unknown format 'itn4'; did you mean 'int4'?"),
+        (["--only", "mxfp4/32"], "mxfp4 has groups of 32 by itself"),
+        (["--method", "rtm"], "unknown --method 'rtm'; did you mean 'rtn'?"),
+        (["--data", "calib.npz"], "1 models, 2 --data, 1 --eval; give one for each"),
+    ],
+)
+def test_a_wrong_option(folder: Folder, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str) -> None:
+    monkeypatch.chdir(folder.path)
+    found = run("formats", folder.model, "--data", folder.data, "--eval", folder.data, *options)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert message in found.stderr
+
+
+@pytest.mark.slow
+def test_the_main_job_with_its_baseline(folder: Folder) -> None:
+    found = run("main_job", folder.model, "--data", folder.data, "--eval", folder.data, "--try", "--points 1")
+    assert found.returncode == 0, found.stderr
+    assert [line[0] for line in table(found.stdout)] == ["ONNX Runtime int8", "--points 1"]
+
+
+@pytest.mark.slow
+def test_the_cost_of_calibration(folder: Folder) -> None:
+    found = run("calibration_cost", folder.model, "--data", folder.data, "--rounds", 1)
+    assert found.returncode == 0, found.stderr
+    assert len(table(found.stdout)) == 4
