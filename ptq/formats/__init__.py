@@ -46,6 +46,11 @@ class Format:
         return None
 
     @property
+    def own(self) -> bool:
+        """Whether it is made for one tensor, so that others have other tables of this name."""
+        return False
+
+    @property
     def step(self) -> float:
         """The largest number that all others are multiples of."""
         ratios = [value.as_integer_ratio() for value in self.values if value]

@@ -8,6 +8,7 @@ the Open Compute Project (OFP8 1.0; Microscaling 1.0, section 5.3) and of Graphc
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -103,10 +104,63 @@ class FloatFormat(Format):
         return _ONNX.get(self.name, (None, None))[1]
 
 
+FP8_E5M2: Final = FloatFormat.of("fp8_e5m2", 5, 2, Special.IEEE)
+
+SQUEEZED_EXPONENT: Final = 15
+"""The largest magnitude of a squeezed tensor is 2 to this."""
+
+
+@dataclass(frozen=True)
+class SqueezedFormat(Format):
+    """S2FP8 for one tensor (arXiv:2001.05674, section 3.2): `sign |y / 2^15|^(1 / alpha)`, with the codes of fp8_e5m2.
+
+    1 is the largest magnitude, that of the tensor its scale: what the paper stores as a shift. The largest three
+    numbers of fp8_e5m2 are never reached.
+    """
+
+    alpha: float
+
+    @classmethod
+    def of(cls, alpha: float) -> SqueezedFormat:
+        """For an exponent."""
+        return cls("s2fp8", 8, alpha)
+
+    @property
+    def own(self) -> bool:
+        """Another tensor has another exponent."""
+        return True
+
+    @cached_property
+    def _numbers(self) -> dict[float, int]:
+        """Numbers and their codes, ascending; of those that float32 does not tell apart the one nearest to 0."""
+        largest = 2.0**SQUEEZED_EXPONENT
+        codes = dict(zip(FP8_E5M2.values, FP8_E5M2.codes, strict=True))
+        magnitudes: dict[float, float] = {}
+        for value in FP8_E5M2.values:
+            if 0 <= value <= largest:
+                magnitudes.setdefault(_float32((value / largest) ** (1 / self.alpha)), value)
+        negative = {-number: codes[-value] for number, value in reversed(magnitudes.items()) if number}
+        return negative | {number: codes[value] for number, value in magnitudes.items()}
+
+    @cached_property
+    def values(self) -> tuple[float, ...]:
+        """Both signs of every magnitude, and 0."""
+        return tuple(self._numbers)
+
+    @cached_property
+    def codes(self) -> tuple[int, ...]:
+        """Those of fp8_e5m2."""
+        return tuple(self._numbers.values())
+
+
+def _float32(value: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
 FORMATS: Final = (
     FloatFormat.of("fp8_e4m3fn", 4, 3, Special.NAN),
     FloatFormat.of("fp8_e4m3fnuz", 4, 3, Special.ZERO, bias=8),
-    FloatFormat.of("fp8_e5m2", 5, 2, Special.IEEE),
+    FP8_E5M2,
     FloatFormat.of("fp8_e5m2fnuz", 5, 2, Special.ZERO, bias=16),
     FloatFormat.of("fp8_e3m4", 3, 4, bias=4),
     FloatFormat.of("fp8_e2m5", 2, 5, bias=2),
