@@ -20,6 +20,9 @@ from ptq.scales import storage_bits
 _EXACT = 2.0**53
 """Up to here float64 holds every integer, and int64 does."""
 
+_TABLE_BITS = 32
+"""Of each number in a table that is stored with a tensor."""
+
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
@@ -76,10 +79,11 @@ class Term:
 
     @property
     def storage_bits(self) -> int:
-        """Values, factors and zero points at the width of their format."""
+        """Values, factors and zero points at the width of their format; and its table, where no other tensor has it."""
         factors = 0 if self.blocks is None else self.blocks.factors.numel() * self.blocks.format.bits
         zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.format.bits
-        return self.values.numel() * self.format.bits + factors + zeros
+        table = _TABLE_BITS << self.format.bits if self.format.own else 0
+        return self.values.numel() * self.format.bits + factors + zeros + table
 
     def describe(self) -> str:
         """The format and what shares a scale, such as "int4/32"."""

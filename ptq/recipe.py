@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from ptq import formats, registry, scheme
 from ptq.errors import ModelError, OptionError, suggest
-from ptq.formats import Format
 from ptq.formats.minifloat import FloatFormat
 from ptq.method import Method, Request
 from ptq.methods.rtn import Rtn
@@ -226,8 +225,7 @@ def _choice(option: str, value: str | None, known: Iterable[str | None], why: Ca
 
 def _why_not(activations: str) -> str:
     """Why a format is none for activations; the name itself where it is no format."""
-    fmt: Format | None = formats.FORMATS.get(activations)
-    if fmt is None and activations not in scheme.SCHEMES:
+    if activations not in scheme.known():
         return activations
     if activations == "int8":
         return "--activations int8: ONNX Runtime's int8 kernels fuse uint8 activations reliably, int8 not; use uint8"

@@ -9,7 +9,9 @@ from typing import Final
 
 from ptq import formats, registry
 from ptq.errors import OptionError
+from ptq.fitted import FITTED
 from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
+from ptq.formats.integer import IntFormat
 from ptq.formats.minifloat import FLOAT16
 
 GROUPS: Final = (16, 32, 64, 128, 256)
@@ -27,18 +29,19 @@ class Scheme:
     """Numbers of a format times scales.
 
     With a `group`, as many weights along a row share a scale: that of the row (of the tensor, with `per_tensor`) times
-    a factor, a number of the format `factors`.
+    a factor, a number of the format `factors`. Unless it `clips`, the scale is that of the largest weight.
     """
 
     format: Format
     group: int | None = None
     factors: Format | None = None
     per_tensor: bool = False
+    clips: bool = True
 
     @property
     def symmetric(self) -> bool:
-        """Whether there is no zero point: formats without negative numbers need one."""
-        return self.format.min < 0
+        """Whether there is no zero point: integers without negative numbers need one."""
+        return self.format.min < 0 or not isinstance(self.format, IntFormat)
 
     @property
     def limit(self) -> float:
@@ -82,7 +85,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
 
 def known() -> list[str]:
     """The names that `parse` takes."""
-    return [*formats.FORMATS, *SCHEMES]
+    return [*formats.FORMATS, *FITTED, *SCHEMES]
 
 
 def parse(weights: str, group: str | None = None, *, integer: bool = False, portable: bool = False) -> Scheme:
@@ -96,7 +99,11 @@ def parse(weights: str, group: str | None = None, *, integer: bool = False, port
         if group is not None:
             raise OptionError(f"{weights} has groups of {SCHEMES[weights].group} by itself; leave out --group")
         return SCHEMES[weights]
-    fmt = registry.get("format", weights, {name: formats.FORMATS.get(name) for name in known()})
+    if weights in FITTED and FITTED[weights].whole:
+        if group not in (None, TENSOR):
+            raise OptionError(f"{weights} has one scale a tensor by itself; leave out --group")
+        return Scheme(FITTED[weights], per_tensor=True, clips=False)
+    fmt = registry.get("format", weights, {**formats.FORMATS, **FITTED, **dict.fromkeys(SCHEMES)})
     if fmt is None:
         raise AssertionError
     if not fmt.min <= 0 <= fmt.max:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ptq.formats import Format
 from ptq.lowering.builder import Builder, replace
 from ptq.lowering.marks import marks
-from ptq.lowering.planes import byte_table, codes_of, packed_bytes
+from ptq.lowering.planes import byte_table, codes_of, packed_bytes, stored_table
 from ptq.lowering.weights import group_index
 from ptq.qtensor import QTensor, Term
 from ptq.scales import LOGARITHMIC, coded, is_shared
@@ -74,7 +74,7 @@ def _numbers(builder: Builder, node: ir.Node, values: np.ndarray, fmt: Format, n
     width = next(bits for bits in (1, 2, 4, _BYTE) if bits >= fmt.bits) if shape is not None else _BYTE
     packed = builder.constant(name, packed_bytes(codes_of(values, fmt), width))
     places = builder.cast(_taken(builder, node, packed, f"{name}.taken"), ir.DataType.INT32, f"{name}.bytes")
-    table = builder.shared(f"bytes.{fmt.name}.{width}", byte_table(fmt, width))
+    table = stored_table(builder, byte_table(fmt, width), fmt, f"bytes.{fmt.name}.{width}", name)
     found = builder.call("Gather", table, places, name=f"{name}.numbers")
     if width == _BYTE or shape is None:
         return found

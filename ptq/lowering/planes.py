@@ -34,7 +34,7 @@ def numbers(builder: Builder, values: np.ndarray, fmt: Format, name: str, *, int
     codes = codes_of(values, fmt)
     half = 1 << (fmt.bits - 1)
     places = _signed(builder, np.where(codes < half, codes, codes - 2 * half), fmt.bits, name)
-    table = builder.shared(f"table.{fmt.name}.{'int8' if integer else 'float'}", _table(fmt, integer=integer))
+    table = stored_table(builder, _table(fmt, integer=integer), fmt, f"table.{fmt.name}.{dtype.name.lower()}", name)
     return builder.call(
         "Gather", table, builder.cast(places, ir.DataType.INT32, f"{name}.places"), name=f"{name}.numbers"
     )
@@ -52,6 +52,11 @@ def codes_of(values: np.ndarray, fmt: Format) -> NDArray[np.int64]:
     order = np.searchsorted(np.array(fmt.values), values.astype(np.float64))
     codes: NDArray[np.int64] = np.array(fmt.codes)[order] % (1 << fmt.bits)
     return codes
+
+
+def stored_table(builder: Builder, table: np.ndarray, fmt: Format, shared: str, name: str) -> ir.Value:
+    """A table of a format, which all tensors have in common unless it is one tensor's own; `name` is that tensor's."""
+    return builder.constant(f"{name}.table", table) if fmt.own else builder.shared(shared, table)
 
 
 def _table(fmt: Format, *, integer: bool) -> NDArray[Any]:

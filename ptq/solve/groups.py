@@ -102,7 +102,9 @@ def _searched(parts: Tensor, importance: Tensor, low: Tensor, high: Tensor, sche
     """For each group the best of some scales that clip more and more of it; for a tensor, the best for all."""
     fmt = scheme.format
     widest = _widest(low, high, fmt)
-    tried = torch.cat([candidates(fmt), _NEXT]) if _are_sparse(scheme.factors) else candidates(fmt)
+    tried = candidates(fmt) if scheme.clips else torch.ones(1)
+    if _are_sparse(scheme.factors):
+        tried = torch.cat([tried, _NEXT])
     best: _Steps | None = None
     least = torch.full_like(widest, torch.inf)
     scales = [widest * factor for factor in tried]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ptq.fitted import Fitted
 from ptq.formats import INT8_MAX, Format
 from ptq.formats.codebook import PartFormat
 from ptq.ladder import Ladder
@@ -35,6 +36,8 @@ def one_term(
     Numbers are kept up to `most` steps where a row has one scale; `least_scale (out,)` bounds the scales of the rows
     from below.
     """
+    if isinstance(scheme.format, Fitted):
+        scheme = _fitted(weight, scheme, scheme.format, curvature, most)
     least = None if least_scale is None else least_scale.reshape(*weight.shape[:2], 1)
     fmt = scheme.format if scheme.group else _clipped(scheme.format, most)
     if scheme.symmetric and scheme.group is None and not scheme.per_tensor:
@@ -44,6 +47,16 @@ def one_term(
         found, grid = solve_groups(weight, replace(scheme, format=fmt), curvature, feedback=feedback, least=least)
     power = curvature.errors(curvature.arranged(weight)).reshape(-1)
     return Ladder(((_term(found, scheme, grid),),), found.error.reshape(1, -1), power)
+
+
+def _fitted(weight: Tensor, scheme: Scheme, fitted: Fitted, curvature: Curvature, most: int) -> Scheme:
+    """The scheme with the format for this weight: of several the one of least error when rounded to nearest."""
+    choices = [replace(scheme, format=fmt) for fmt in fitted.formats(weight)]
+    if len(choices) == 1:
+        return choices[0]
+    ladders = (one_term(weight, choice, curvature, feedback=False, most=most) for choice in choices)
+    errors = [float(ladder.error.double().sum()) for ladder in ladders]
+    return choices[errors.index(min(errors))]
 
 
 def _clipped(fmt: Format, most: int) -> Format:
