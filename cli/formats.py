@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from ptq.fitted import Fitted
     from ptq.formats import Format
     from ptq.support import Support
 
+_FITTED = "fitted"
 _LISTED_BITS = 8
 """Formats up to this width have few enough numbers to show them all."""
 
@@ -33,6 +35,7 @@ float32  the float kernels compute with them; only the file is smaller
 Cast     the stored numbers are cast, once, when ONNX Runtime loads the file
 table    the same, of codes that are looked up in a table of the numbers
 blocks   weights of MatMul with a scale per block run in MatMulNBits
+fitted   each tensor gets its own, of weights; `ptq formats show NAME` says how
 """
 
 
@@ -87,11 +90,14 @@ def formats(context: click.Context, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
+    from ptq.fitted import FITTED
+
     groups = _entries()
     if as_json:
-        _echo_json({"formats": [entry.as_dict() for entries in groups.values() for entry in entries]})
+        listed = [entry.as_dict() for entries in groups.values() for entry in entries]
+        _echo_json({"formats": listed, _FITTED: [_fitted_dict(fitted) for fitted in FITTED.values()]})
     else:
-        _print_table(groups, Console(highlight=False))
+        _print_table(groups, FITTED, Console(highlight=False))
 
 
 @formats.command()
@@ -106,12 +112,21 @@ def show(outer_json: bool, name: str, *, as_json: bool) -> None:  # noqa: FBT001
     from rich.console import Console
 
     from ptq import registry
+    from ptq.fitted import FITTED, Fitted
 
-    known = {entry.name: entry for entries in _entries().values() for entry in entries}
+    members = {fmt.name: _entry(fmt, _FITTED) for fitted in FITTED.values() for fmt in fitted.members}
+    listed = {entry.name: entry for entries in _entries().values() for entry in entries}
+    known: dict[str, Entry | Fitted] = {**FITTED, **members, **listed}
     entry = registry.get("format", name, known)
-    listed = entry.coded if entry.bits <= _LISTED_BITS else None
+    if isinstance(entry, Fitted):
+        if as_json or outer_json:
+            _echo_json(_fitted_dict(entry))
+        else:
+            _print_lines(_fitted_lines(entry), Console(highlight=False))
+        return
+    coded = entry.coded if entry.bits <= _LISTED_BITS else None
     if as_json or outer_json:
-        values = None if listed is None else [{"code": code, "value": value} for code, value in listed]
+        values = None if coded is None else [{"code": code, "value": value} for code, value in coded]
         _echo_json({**entry.as_dict(), "explained": dict(entry.runs.explained), "values": values})
     else:
         _print_entry(entry, Console(highlight=False))
@@ -146,11 +161,35 @@ def _entry(fmt: Format, family: str) -> Entry:
     )
 
 
+def _fitted_dict(fitted: Fitted) -> dict[str, Any]:
+    return {
+        "name": fitted.name,
+        "bits": fitted.bits,
+        "about": fitted.about,
+        "scale": "largest" if fitted.whole else "searched",
+        "members": [fmt.name for fmt in fitted.members] or None,
+    }
+
+
+def _fitted_lines(fitted: Fitted) -> list[tuple[str, str]]:
+    searched = "a channel, or what --group says; searched"
+    made = "made for the tensor, whose table is stored with it"
+    return [
+        ("format", f"{fitted.name}, {_FITTED} to each tensor"),
+        ("bits", f"{fitted.bits}"),
+        ("numbers", fitted.about),
+        ("formats", ", ".join(fmt.name for fmt in fitted.members) or made),
+        ("scale", "one a tensor, that of its largest number" if fitted.whole else searched),
+        ("computed", "in float32; integer kernels do not take it, and it is for weights and embeddings only"),
+        ("stored", "as bytes of codes; a table lookup to float32 folds when the file is loaded"),
+    ]
+
+
 def _echo_json(content: dict[str, Any]) -> None:
     click.echo(json.dumps(content, indent=2, allow_nan=False))
 
 
-def _print_table(groups: Mapping[str, Sequence[Entry]], console: Console) -> None:
+def _print_table(groups: Mapping[str, Sequence[Entry]], fitted: Mapping[str, Fitted], console: Console) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -165,6 +204,10 @@ def _print_table(groups: Mapping[str, Sequence[Entry]], console: Console) -> Non
         table.add_row(Text(family, "bold"))
         for entry in entries:
             table.add_row(*(Text(cell) for cell in _cells(entry)))
+    table.add_row()
+    table.add_row(Text(_FITTED, "bold"))
+    for name, each in fitted.items():
+        table.add_row(name, f"{each.bits}", "-", "-", "-", "-", "float32, table")
     # rather lines that are too long for a terminal than numbers in pieces
     console.width = max(console.width, console.measure(table, options=console.options.update(width=_NO_LIMIT)).maximum)
     console.print(table)
@@ -190,7 +233,6 @@ def _short(value: float) -> str:
 
 
 def _print_entry(entry: Entry, console: Console) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     onnx = "no type" if entry.onnx is None else f"{entry.onnx}, from opset {entry.opset} on"
@@ -203,17 +245,25 @@ def _print_entry(entry: Entry, console: Console) -> None:
         ("ONNX", onnx),
         *entry.runs.explained,
     ]
+    _print_lines(lines, console)
+    console.print()
+    if entry.bits > _LISTED_BITS:
+        console.print(f"{entry.count} numbers are too many to list", soft_wrap=True)
+    else:
+        console.print(Text("\n".join(_columns(entry, console.width))), soft_wrap=True)
+
+
+def _print_lines(lines: Sequence[tuple[str, str]], console: Console) -> None:
+    """One word that says what about, and what."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
         table.add_column(overflow="fold")
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
     console.print(table)
-    console.print()
-    if entry.bits > _LISTED_BITS:
-        console.print(f"{entry.count} numbers are too many to list", soft_wrap=True)
-    else:
-        console.print(Text("\n".join(_columns(entry, console.width))), soft_wrap=True)
 
 
 def _columns(entry: Entry, width: int) -> list[str]:

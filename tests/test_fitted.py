@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import numpy_helper
 from torch import Tensor
 
 import ptq
+from cli import formats as cli
 from ptq import formats, scheme
 from ptq.errors import OptionError
 from ptq.fitted import FITTED
@@ -242,3 +245,19 @@ def test_no_kernel_of_int8_is_promised() -> None:
         "fp8_e3m4",
         "fp8_e2m5",
     }
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_the_command_line_explains_them(name: str) -> None:
+    runner = CliRunner()
+    (line,) = [line for line in runner.invoke(cli.formats, []).output.splitlines() if line.startswith(f"{name} ")]
+    assert line.split() == [name, "8", "-", "-", "-", "-", "float32,", "table"]
+    shown = runner.invoke(cli.formats, ["show", name])
+    assert shown.exit_code == 0
+    said = json.loads(runner.invoke(cli.formats, ["show", name, "--json"]).output)
+    assert said in json.loads(runner.invoke(cli.formats, ["--json"]).output)["fitted"]
+    for fmt in FITTED[name].members:
+        assert f"{fmt.name}" in shown.output
+        member = json.loads(runner.invoke(cli.formats, ["show", fmt.name, "--json"]).output)
+        assert [pair["value"] for pair in member["values"]] == list(fmt.values)
+    assert said["members"] == ([fmt.name for fmt in FITTED[name].members] or None)
