@@ -28,6 +28,7 @@ _RECIPE = (
     click.option("--rounding", help="nearest or hessian  [default: hessian with data]."),
     click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI."),
     click.option("--activations", help="uint8, dynamic, none, or fp8_* simulated  [default: uint8 with data]."),
+    click.option("--target", default="cpu", show_default=True, help="What runs the file: cpu, cuda or tensorrt."),
     click.option("--range", default="minmax", show_default=True, help="minmax, percentile, mse, entropy."),
     click.option("--embeddings", default="int8", show_default=True, help="Format of embedding tables, or none."),
     click.option("--first-last", help="Format of the first and last layer: int8."),

@@ -10,6 +10,7 @@ from typing import Any, Final
 from ptq import formats, registry, scheme
 from ptq.errors import ModelError, OptionError, suggest
 from ptq.formats.minifloat import FloatFormat
+from ptq.lowering.target import TARGETS, Pair, Target
 from ptq.method import Method, Request
 from ptq.methods.rtn import Rtn
 from ptq.model.sites import LOOKUPS, Site
@@ -27,6 +28,9 @@ SIMULATED: Final = tuple(
 """Activations that are rounded to a format and computed with in float: what a runtime that has it would give."""
 
 ACTIVATIONS: Final = (*INTEGER, *SIMULATED, NONE)
+INT8: Final = "int8"
+"""Activations that only some targets take."""
+
 PER: Final = ("channel", "layer")
 ABOVE_BASE: Final = 0.4
 """Bits per weight above the base format that are spent when no option says otherwise."""
@@ -53,6 +57,7 @@ class Recipe:
     rounding: str | None = None
     portable: bool = False
     activations: str | None = None
+    target: str = "cpu"
     range: str = "minmax"
     embeddings: str = EMBEDDINGS
     first_last: str | None = None
@@ -69,7 +74,9 @@ class Recipe:
         _choice("--group", self.group, (*scheme.SHARED, None))
         _choice("--per", self.per, (*PER, None))
         _choice("--range", self.range, RANGES)
-        _choice("--activations", self.activations, (*ACTIVATIONS, None), _why_not)
+        _choice("--target", self.target, TARGETS)
+        more = (INT8,) if self._target.pairs else ()
+        _choice("--activations", self.activations, (*ACTIVATIONS, *more, None), _why_not)
         _choice("--embeddings", self.embeddings, (*scheme.known(), NONE))
         _choice("--first-last", self.first_last, ("int8", None))
         chosen = [f"--{name}" for name in ("bits", "tolerance", "points") if getattr(self, name) is not None]
@@ -106,9 +113,14 @@ class Recipe:
         return cls(**values)
 
     def computed(self, *, has_data: bool) -> str:
-        """What activations are: as said, else uint8 where there is data and int8 kernels take the weights."""
+        """What activations are: as said, else what goes with the weights on the target.
+
+        On processors that is uint8 where there is data and int8 kernels take the weights.
+        """
         if self.activations is not None:
             return self.activations
+        if self._target.pairs:
+            return self._target.partner(self.weights) or NONE
         fits = self.group in (None, *scheme.SHARED[:2]) and scheme.parse(self.weights).fits_int8
         return UINT8 if has_data and (fits or self._grouped_fits()) else NONE
 
@@ -118,6 +130,20 @@ class Recipe:
         except OptionError:
             return False
 
+    @property
+    def _target(self) -> Target:
+        return TARGETS[self.target]
+
+    def _pair(self, found: Scheme, activations: str) -> Pair | None:
+        """What the target computes with; None where all that is said here goes."""
+        pair = self._target.pair(found, activations)
+        if pair is not None:
+            tables = None if self.embeddings in (EMBEDDINGS, NONE) else self.embeddings
+            idle = {"first-last": self.first_last, "portable": self.portable, "embeddings": tables}
+            summing = "points" in METHODS[self.method].METHOD.OPTIONS
+            self._target.check(self.method, idle, summing=summing)
+        return pair
+
     def _base(self, *, has_data: bool) -> Method:
         """The method of an ordinary site.
 
@@ -126,7 +152,9 @@ class Recipe:
 
         """
         activations = self.computed(has_data=has_data)
-        found = scheme.parse(self.weights, self.group, integer=activations in INTEGER, portable=self.portable)
+        integer = activations in INTEGER and not self._target.pairs
+        found = scheme.parse(self.weights, self.group, integer=integer, portable=self.portable)
+        self._pair(found, activations)
         if activations in INTEGER and not found.fits_int8:
             raise OptionError(
                 f"--activations {activations} computes in int8, which does not hold the numbers of {found.describe()} "
@@ -164,10 +192,15 @@ class Recipe:
                 "the model has no quantizable node: no Conv, Gemm, MatMul, Gather, LSTM, GRU or RNN with constant "
                 "float32 weights; use another"
             )
-        if self.activations not in (None, NONE, DYNAMIC) and not has_data:
-            raise OptionError(f"--activations {self.activations} needs calibration data; give --data")
+        activations = self.computed(has_data=has_data)
+        if activations not in (NONE, DYNAMIC) and not has_data:
+            raise OptionError(f"--activations {activations} needs calibration data; give --data")
         floats = self._kept(sites)
         method, lookup = self._base(has_data=has_data), self._lookup()
+        pair = self._pair(method.scheme, activations)
+        if pair is not None:
+            reasons = ((site.name, self._target.why_float(pair, site, method.scheme.group)) for site in sites)
+            floats = {name: why for name, why in reasons if why is not None} | floats
         eight = method
         if self.first_last:
             request = replace(self._request(scheme.parse(self.first_last), has_data=has_data), options={})
@@ -181,8 +214,11 @@ class Recipe:
             usual = lookup if site.op in LOOKUPS else eight if site.name in ends else method
             methods[site.name] = None if site.name in floats else usual
         if not any(methods.values()):
-            raise OptionError("--keep-float leaves every layer in float; give a narrower pattern")
-        return Plan(methods, floats, self.computed(has_data=has_data), self)
+            if pair is None:
+                raise OptionError("--keep-float leaves every layer in float; give a narrower pattern")
+            why = next(iter(floats.values()))
+            raise OptionError(f"every layer stays in float, the first as {why}; give other --weights or --keep-float")
+        return Plan(methods, floats, activations, self, pair)
 
     def _kept(self, sites: Iterable[Site]) -> dict[str, str]:
         kept: dict[str, str] = {}
@@ -208,6 +244,8 @@ class Plan:
     reasons: Mapping[str, str]
     activations: str
     recipe: Recipe
+    pair: Pair | None = None
+    """What a target computes with that takes only some pairs."""
 
     @property
     def budget(self) -> float:
@@ -228,6 +266,9 @@ def _why_not(activations: str) -> str:
     if activations not in scheme.known():
         return activations
     if activations == "int8":
-        return "--activations int8: ONNX Runtime's int8 kernels fuse uint8 activations reliably, int8 not; use uint8"
+        return (
+            "--activations int8: ONNX Runtime's int8 kernels for CPUs fuse uint8 activations reliably, int8 not; "
+            "use uint8, or --target cuda or tensorrt"
+        )
     shown = ", ".join(ACTIVATIONS)
     return f"--activations {activations}: no kernel of ONNX Runtime takes them, nor do ONNX's casts; use {shown}"

@@ -47,7 +47,7 @@ def nearest(fmt: Format) -> Callable[[Tensor], Tensor]:
     table, boundaries = _table(fmt), _boundaries(fmt)
 
     def from_table(x: Tensor) -> Tensor:
-        index = torch.searchsorted(boundaries.to(x.device), x.double().contiguous())
+        index = torch.searchsorted(boundaries.to(x.device), x.double().contiguous())  # torch warns of others
         return _kept_nan(x, table.to(x.device)[index])
 
     return from_table

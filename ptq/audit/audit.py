@@ -13,6 +13,7 @@ import onnx
 from ptq.audit.costs import Cost, Latency, file_bytes, latency, load, peak_bytes
 from ptq.audit.kernels import Kernel, find_kernels
 from ptq.errors import AuditError, ModelError
+from ptq.lowering import Checks
 from ptq.model.session import Session
 
 _SAMPLES = 4
@@ -25,7 +26,8 @@ class Audit:
     """What a written file is and does, against the file it was made from.
 
     `parity_db` is the signal-to-noise ratio of its outputs at full optimization against optimization disabled: None
-    when they are equal. It, `latency` and the memory are None too when there was no data to run on.
+    when they are equal. It, `latency` and the memory are None too when there was no data to run on, and all but
+    the bytes is None or empty when the file is only checked as written.
     """
 
     kernels: Mapping[str, Kernel]
@@ -40,7 +42,7 @@ class Audit:
         return sum(kernel.integer for kernel in self.kernels.values())
 
 
-def audit(reference: Path, quantized: Path, feeds: Sequence[Feeds]) -> Audit:
+def audit(reference: Path, quantized: Path, feeds: Sequence[Feeds], checks: Checks = Checks.OPTIMIZED) -> Audit:
     """Audit a quantized file as written, against the float file; a few samples of `feeds` are run.
 
     Raises:
@@ -48,6 +50,9 @@ def audit(reference: Path, quantized: Path, feeds: Sequence[Feeds]) -> Audit:
 
     """
     _check(quantized)
+    if checks is Checks.AS_WRITTEN:
+        _run_as_written(quantized, feeds)
+        return Audit({}, None, None, *(Cost(file_bytes(path), None, None) for path in (reference, quantized)))
     kernels = _kernels(quantized)
     float_session, float_seconds = load(reference)
     session, seconds = load(quantized)
@@ -74,6 +79,16 @@ def _check(path: Path) -> None:
     except Exception as error:  # the checker's, shape inference's and protobuf's errors share no base class
         said = " ".join(str(error).split())[:300]
         raise AuditError(f"{path} is not a valid ONNX model: {said}") from error
+
+
+def _run_as_written(path: Path, feeds: Sequence[Feeds]) -> None:
+    """Load without optimization, and run one sample."""
+    try:
+        session = Session(path, optimize=False)
+        for batch in _samples(feeds, 1, session.batch):
+            session.run(batch)
+    except ModelError as error:
+        raise AuditError(f"{path}, run as written: {error}") from error
 
 
 def _kernels(path: Path) -> dict[str, Kernel]:

@@ -25,10 +25,13 @@ _SCRIPT = Path(__file__).with_name("memory.py")
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes with external data, the time to load, and, where there was data to run, the peak of memory over it."""
+    """Bytes with external data, the time to load, and, where there was data to run, the peak of memory over it.
+
+    Of a file that is only checked as written there are the bytes alone.
+    """
 
     file_bytes: int
-    load_seconds: float
+    load_seconds: float | None
     peak_bytes: int | None
 
 

@@ -6,13 +6,19 @@ from ptq.lowering.activations import Activations, find_activations
 from ptq.lowering.execution import INTEGER, Execution, execution
 from ptq.lowering.graph import lower
 from ptq.lowering.sites import SiteLowering
+from ptq.lowering.target import CPU, TARGETS, Checks, Pair, Target
 from ptq.lowering.weights import stored_bytes, stored_weight
 
 __all__ = [
+    "CPU",
     "INTEGER",
+    "TARGETS",
     "Activations",
+    "Checks",
     "Execution",
+    "Pair",
     "SiteLowering",
+    "Target",
     "execution",
     "find_activations",
     "lower",

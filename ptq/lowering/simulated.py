@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from ptq import formats
+from ptq.formats import Format
 from ptq.lowering.builder import STORED, Builder
 from ptq.ranges import ActivationRange
 
@@ -20,6 +22,9 @@ from ptq.ranges import ActivationRange
 @dataclass(frozen=True)
 class Simulated:
     """Rounds tensors to a format, each with one scale: that with which its range reaches the largest number."""
+
+    KIND: ClassVar[str] = "simulated"
+    """What the names of its nodes have behind that of the tensor."""
 
     graph: ir.Graph
     ranges: Mapping[str, ActivationRange]
@@ -30,16 +35,19 @@ class Simulated:
         value = node.inputs[0]
         if value is None:
             raise AssertionError
-        known = next((v for n in self.graph for v in n.outputs if v.name == f"{name}/simulated/image"), None)
+        known = next((v for n in self.graph for v in n.outputs if v.name == f"{name}/{self.KIND}/image"), None)
         if known is not None:
             return known
         fmt = formats.get(self.activations)
-        builder = Builder(self.graph, self._first_reader(value), f"{name}/simulated")
+        builder = Builder(self.graph, self._first_reader(value), f"{name}/{self.KIND}")
         step = builder.constant("scale", np.array(scale_of(self.ranges[name], fmt.max), np.float32))
-        rounded = builder.cast(builder.call("Div", value, step, name="scaled"), STORED[str(fmt.onnx)].onnx, "rounded")
-        made = builder.call("Mul", builder.cast(rounded, ir.DataType.FLOAT, "numbers"), step, name="image")
+        made = self._rounded(builder, value, step, fmt)
         made.shape, made.type = value.shape, value.type
         return made
+
+    def _rounded(self, builder: Builder, value: ir.Value, step: ir.Value, fmt: Format) -> ir.Value:
+        rounded = builder.cast(builder.call("Div", value, step, name="scaled"), STORED[str(fmt.onnx)].onnx, "rounded")
+        return builder.call("Mul", builder.cast(rounded, ir.DataType.FLOAT, "numbers"), step, name="image")
 
     def _first_reader(self, value: ir.Value) -> ir.Node:
         return next(node for node in self.graph if value in node.inputs)

@@ -15,6 +15,7 @@ from ptq.lowering.builder import Builder
 from ptq.lowering.execution import Execution
 from ptq.lowering.lookup import Rows
 from ptq.lowering.marks import EXECUTION_KEY, REASON_KEY, site_key
+from ptq.lowering.native import Native, block_image, weight_image
 from ptq.lowering.quantizers import Quantized
 from ptq.lowering.simulated import Simulated
 from ptq.lowering.weights import Int8Weight, float_weight, int8_weight
@@ -47,6 +48,11 @@ class Inputs:
     def simulated(self) -> Simulated:
         """Rounding to the format of the activations."""
         return Simulated(self.graph, self.ranges, self.activations)
+
+    @property
+    def native(self) -> Native:
+        """The same as QuantizeLinear and DequantizeLinear."""
+        return Native(self.graph, self.ranges, self.activations)
 
 
 def lower_site(graph: ir.Graph, site: Site, nodes: Sequence[ir.Node], how: SiteLowering, inputs: Inputs) -> None:
@@ -131,12 +137,29 @@ def _simulated(builder: Builder, site: Site, uses: _Uses, weight: QTensor, input
     return rows
 
 
+def _qdq(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inputs: Inputs) -> Rows | None:
+    image = weight_image(builder, site, weight)
+    for node, use in uses:
+        node.replace_input_with(0, inputs.native.image(node, use.input))
+        node.replace_input_with(1, image)
+    return None
+
+
+def _dequantized(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inputs: Inputs) -> Rows | None:  # noqa: ARG001
+    image = block_image(builder, weight)
+    for node, use in uses:
+        products.with_weight(inputs.graph, node, use, image)
+    return None
+
+
 _PRODUCTS = {
     Execution.STATIC: _static,
     Execution.DYNAMIC: _dynamic,
     Execution.BLOCKS: _blocks,
     Execution.WEIGHTS: _weights,
     Execution.SIMULATED: _simulated,
+    Execution.QDQ: _qdq,
+    Execution.DEQUANTIZED: _dequantized,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from calibration.dataset import Dataset
 from ptq.audit import Audit, audit
 from ptq.evaluate import evaluate
-from ptq.lowering import Execution, stored_bytes, stored_weight
+from ptq.lowering import TARGETS, Checks, Execution, Target, stored_bytes, stored_weight
 from ptq.model.graph import Model
 from ptq.model.session import Session
 from ptq.model.sites import Site
@@ -41,6 +42,16 @@ class Made:
     data: Dataset | None
     evaluation: Dataset | None
 
+    @property
+    def target(self) -> Target:
+        """What the file is for."""
+        return TARGETS[self.plan.recipe.target]
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The same where it is not measured here."""
+        return self.target.name if self.target.checks is Checks.AS_WRITTEN else None
+
 
 def describe(
     made: Made, reference: Path, written: Path, output: Path | None, max_drop: float, stages: Stages
@@ -49,7 +60,7 @@ def describe(
     seen = made.evaluation or made.data
     feeds = [] if seen is None else [batch.feeds for batch in seen.take(4).batches(4)]
     with stages.stage("audit"):
-        found = audit(reference, written, feeds)
+        found = audit(reference, written, feeds, made.target.checks)
     accuracy = None if seen is None else _accuracy(made, seen, reference, written, stages)
     layers = tuple(_layer(made, site, found) for site in made.model.sites)
     quantized = [layer for layer in layers if layer.execution != Execution.FLOAT.value]
@@ -68,6 +79,7 @@ def describe(
         stages=dict(stages.seconds),
         notes=_notes(made),
         warnings=(),
+        elsewhere=made.elsewhere,
     )
     return dataclasses.replace(report, warnings=warnings_of(report, max_drop))
 
@@ -82,7 +94,8 @@ def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages:
                 yield batch
                 advance()
 
-        found = evaluate(Session(reference), Session(written), batches())
+        optimize = made.target.checks is Checks.OPTIMIZED
+        found = evaluate(Session(reference), Session(written, optimize=optimize), batches())
     return AccuracyReport(**dataclasses.asdict(found))
 
 
@@ -147,6 +160,13 @@ def _file(found: Audit) -> FileReport:
 def _notes(made: Made) -> tuple[str, ...]:
     notes = []
     executions = set(made.executions.values())
+    if made.elsewhere is not None:
+        notes.append(
+            f"latency, memory and kernels were not measured: the file is for {made.elsewhere}, this machine ran it "
+            f"unoptimized on a CPU"
+        )
+        floats = Counter(made.plan.reasons.values())
+        notes += [f"{count} layer{'s' * (count > 1)} in float: {reason}" for reason, count in floats.items()]
     if made.data is None:
         notes.append("no calibration data: only the weights are quantized; give --data")
     if Execution.WEIGHTS in executions:

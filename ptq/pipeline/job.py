@@ -104,7 +104,12 @@ def _executions(model: Model, plan: Plan) -> dict[str, Execution]:
     found = {}
     for site in model.sites:
         method = plan.methods[site.name]
-        found[site.name] = Execution.FLOAT if method is None else execution(model, site, method, plan.activations)
+        if method is None:
+            found[site.name] = Execution.FLOAT
+        elif plan.pair is not None:
+            found[site.name] = plan.pair.execution
+        else:
+            found[site.name] = execution(model, site, method, plan.activations)
     return found
 
 
@@ -122,7 +127,7 @@ def _observed(model: Model, executions: Mapping[str, Execution]) -> tuple[str, .
     """The tensors whose range has to be known."""
     uses = [(executions[site.name], use) for site in model.sites for use in site.products]
     static = {use.node for how, use in uses if how is Execution.STATIC}
-    simulated = dict.fromkeys(use.input for how, use in uses if how is Execution.SIMULATED)
+    simulated = dict.fromkeys(use.input for how, use in uses if how in (Execution.SIMULATED, Execution.QDQ))
     return (*find_activations(model.graph.graph, static).observed, *simulated)
 
 

@@ -69,8 +69,8 @@ class FileReport:
 
     float_bytes: int
     bytes: int
-    float_load_seconds: float
-    load_seconds: float
+    float_load_seconds: float | None
+    load_seconds: float | None
     float_peak_bytes: int | None
     peak_bytes: int | None
     float_ms: float | None
@@ -81,7 +81,10 @@ class FileReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything about a run; it passed when there are no warnings."""
+    """Everything about a run.
+
+    `elsewhere` names what the file is for, where that is not a processor of this kind: its speed was not measured.
+    """
 
     source: SourceReport
     output: str | None
@@ -95,12 +98,18 @@ class Report:
     stages: Mapping[str, float]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    elsewhere: str | None = None
     schema: int = SCHEMA
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is to be warned of."""
-        return not self.warnings
+        """Whether nothing is to be warned of, all that matters having been measured."""
+        return not self.warnings and self.elsewhere is None
+
+    @property
+    def verdict(self) -> str:
+        """PASS, WARNING, or NOT TIMED where there is nothing to warn of in what could be measured."""
+        return "WARNING" if self.warnings else "PASS" if self.passed else "NOT TIMED"
 
     @property
     def quantized(self) -> tuple[LayerReport, ...]:

@@ -38,8 +38,11 @@ def render(report: Report, console: Console, *, layers: bool = False) -> None:
     where = report.output or "not written"
     if report.passed:
         _line(console, f"PASS     {where}", "green")
-    else:
-        _line(console, f"written  {where}, with {len(report.warnings)} warning{'s' * (len(report.warnings) > 1)}")
+        return
+    untimed = [] if report.elsewhere is None else [f"not timed: for {report.elsewhere}"]
+    count = len(report.warnings)
+    warned = [f"with {count} warning{'s' * (count > 1)}"] if count else []
+    _line(console, "written  " + ", ".join([where, *untimed, *warned]))
 
 
 def _accuracy(report: Report) -> Iterator[Row]:
@@ -65,7 +68,8 @@ def _file(report: Report) -> Iterator[Row]:
     if file.latency_ratio is not None and file.ms is not None and file.float_ms is not None:
         speed = f"{1 / file.latency_ratio:.2f}x as fast, one thread, interleaved"
         yield "latency", f"{file.float_ms:.2f} ms", f"{file.ms:.2f} ms   {speed}"
-    yield "load", f"{1e3 * file.float_load_seconds:.0f} ms", f"{1e3 * file.load_seconds:.0f} ms"
+    if file.float_load_seconds is not None and file.load_seconds is not None:
+        yield "load", f"{1e3 * file.float_load_seconds:.0f} ms", f"{1e3 * file.load_seconds:.0f} ms"
     if file.peak_bytes is not None and file.float_peak_bytes is not None:
         yield "peak memory", _megabytes(file.float_peak_bytes), _megabytes(file.peak_bytes)
 
@@ -74,9 +78,13 @@ def _layers(report: Report) -> Iterator[Row]:
     histogram = ", ".join(f"{count:,} {mix}" for mix, count in report.mixes.items())
     points = f"   channels by points: {histogram}" if histogram else ""
     yield "weights", "32 bits", f"{report.bits_per_weight:.2f} bits each{points}"
-    integer = sum(layer.integer for layer in report.layers)
-    kernels = ", ".join(f"{count} {name}" for name, count in report.kernels.items())
-    yield "kernels", "", f"{integer} of {len(report.computing)} layers in int8 ({kernels})"
+    if report.elsewhere is None:
+        integer = sum(layer.integer for layer in report.layers)
+        kernels = ", ".join(f"{count} {name}" for name, count in report.kernels.items())
+        yield "kernels", "", f"{integer} of {len(report.computing)} layers in int8 ({kernels})"
+    else:
+        written = sum(layer.execution != "float" for layer in report.computing)
+        yield "kernels", "", f"not known; {written} of {len(report.computing)} layers are quantized"
     ranked = sorted(
         (layer for layer in report.layers if layer.output_sqnr_db is not None), key=lambda la: la.output_sqnr_db or 0
     )

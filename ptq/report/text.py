@@ -13,7 +13,7 @@ from ptq.report.model import SCHEMA, AccuracyReport, FileReport, LayerReport, Re
 
 def to_json(report: Report) -> str:
     """Strict JSON: numbers that are not finite become null."""
-    content = {**_finite(dataclasses.asdict(report)), "verdict": "PASS" if report.passed else "WARNING"}
+    content = {**_finite(dataclasses.asdict(report)), "verdict": report.verdict}
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
