@@ -19,7 +19,7 @@ from ptq.lowering.native import Native, block_image, weight_image
 from ptq.lowering.quantizers import Quantized
 from ptq.lowering.simulated import Simulated
 from ptq.lowering.weights import Int8Weight, float_weight, int8_weight
-from ptq.model.sites import CONV, PRODUCTS, RECURRENT, Site, Use, constant
+from ptq.model.sites import CONV, GEMM, PRODUCTS, RECURRENT, Site, Use, constant
 from ptq.qtensor import QTensor
 from ptq.ranges import ActivationRange
 
@@ -147,8 +147,10 @@ def _qdq(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inputs: Inp
 
 def _dequantized(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inputs: Inputs) -> Rows | None:  # noqa: ARG001
     image = block_image(builder, weight)
-    for node, use in uses:
-        products.with_weight(inputs.graph, node, use, image)
+    for node, _ in uses:
+        node.replace_input_with(1, image)
+        if site.op == GEMM:
+            node.attributes["transB"] = ir.AttrInt64("transB", 0)  # blocks go along the first axis of `(in, out)`
     return None
 
 
