@@ -99,7 +99,9 @@ def _average(graph: ir.Graph, value: ir.Value, axis: int) -> None:
 
 def _reduce(graph: ir.Graph, op: str, value: ir.Value, name: str) -> None:
     """Over all axes but the last."""
-    rank = len(value.shape) if value.shape is not None else 2
+    rank = len(value.shape) if value.shape is not None else None
+    if rank is None or rank == 1:  # whatever it is, rows come of it
+        value, rank = _call(graph, "Flatten", value, f"{name}.rows", axis=-1), 2
     axes = ir.Value(name=f"{name}.axes", const_value=ir.tensor(list(range(rank - 1)), name=f"{name}.axes"))
     graph.register_initializer(axes)
     node = ir.node(op, [value, axes], {"keepdims": 0}, name=name)
