@@ -69,6 +69,7 @@ def _compute_aside(
     graph.insert_after(last, [picked, product, total])
     ir.convenience.replace_all_uses_with(output, total.outputs[0], replace_graph_outputs=True)
     total.replace_input_with(0, output)
+    total.outputs[0].name, output.name = output.name, f"{name}/others"  # the output of a network keeps its name
 
 
 def _folded(graph: ir.Graph, value: ir.Value, readers: Sequence[ir.Node], how: Rescaling) -> ir.Value | None:
