@@ -108,6 +108,9 @@ def _parity(path: Path, session: Session, feeds: Sequence[Feeds]) -> float | Non
     signal, noise = np.zeros(len(session.outputs)), np.zeros(len(session.outputs))
     for batch in _samples(feeds, _SAMPLES, session.batch):
         for k, (good, out) in enumerate(zip(plain.run(batch), session.run(batch), strict=True)):
+            if good.shape != out.shape:
+                shapes = f"{list(out.shape)} when optimized and {list(good.shape)} as written"
+                raise AuditError(f"{path}: output {session.outputs[k]!r} is {shapes}; leave its layer in float")
             same = (good == out) | (np.isnan(good) & np.isnan(out))
             difference = good[~same].astype(np.float64) - out[~same].astype(np.float64)
             if not np.isfinite(difference).all():

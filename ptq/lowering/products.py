@@ -35,7 +35,17 @@ def dynamic(graph: ir.Graph, node: ir.Node, turned: ir.Value, weight: Int8Weight
     numbers = builder.cast(product.outputs[0], ir.DataType.FLOAT, "numbers")
     steps = builder.call("Mul", scale, weight.scale, name="steps")
     result = builder.call("Mul", numbers, steps, name="result")
-    replace(graph, node, _biased(builder, node, result))
+    last = _biased(builder, node, result)
+    replace(graph, node, last)
+    _keep_rank(graph, last)
+
+
+def _keep_rank(graph: ir.Graph, value: ir.Value) -> None:
+    """Write an Add that gives a product one more axis as a Sum: taken up as its bias, it would lose the axis."""
+    for add in [node for node in value.consumers() if node.op_type == "Add" and value.shape is not None]:
+        others = [constant(other) for other in add.inputs if other is not value]
+        if any(array is not None and array.ndim > len(value.shape or ()) for array in others):
+            replace(graph, add, Builder(graph, add, str(add.name)).call("Sum", *add.inputs, name="sum"))
 
 
 def static(
