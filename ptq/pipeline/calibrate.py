@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,11 +66,11 @@ def calibrate(
     """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name.
 
     Of the sites in `averaged`, which have one use, there are means. The first `reserved` samples, rounded up to whole
-    batches, are left out of `Statistics.apart`.
+    batches, are left out of `Statistics.apart`, which is empty without them.
     """
     wanted = {site.name: tuple(_Key(use.input, use.geometry, site.groups) for use in site.products) for site in sites}
     moments = {key: Moments() for keys in wanted.values() for key in keys}
-    apart = {key: Moments() for key in moments}
+    first = {key: Moments() for key in moments} if reserved else {}
     ranges = {name: Range() for name in observed}
     histograms = {name: Histogram() for name in ranges} if rule != "minmax" else {}
     taps = list(dict.fromkeys(key.input for key in moments))
@@ -88,14 +89,16 @@ def calibrate(
         for name, mean in means.items():
             values = torch.from_numpy(found[mean_as(name)])
             mean.add(values.flatten(1).mean(0) if axes[name] == 1 else values, batch.size)
-        for key, moment in (moments if samples < reserved else apart).items():
-            moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
+        _add(first if samples < reserved else moments, found)
         samples += batch.size
         del found  # before the next batch brings as much again
         advance()
-    others = _by_site(apart, wanted) if all(each.count for each in apart.values()) else {}
-    for key, moment in moments.items():
-        moment.merge(apart.pop(key))
+    others: dict[str, Moment] = {}
+    if reserved:
+        _merge(first, moments)
+        if all(each.count for each in moments.values()):
+            others = _by_site(moments, wanted)
+        moments = first
     by_site = {site.name: _mean(model, site, means[site.uses[0].input].result()) for site in averaged}
     return Statistics(_ranges(ranges, histograms, rule), _by_site(moments, wanted), others, by_site)
 
@@ -121,6 +124,16 @@ def _vectors(x: Tensor, key: _Key) -> Tensor:
     return patches(x, g.kernel, g.strides, g.pads, g.dilations, key.groups, POSITIONS)
 
 
+def _add(into: Mapping[_Key, Moments], found: Mapping[str, np.ndarray]) -> None:
+    for key, moment in into.items():
+        moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
+
+
+def _merge(into: Mapping[_Key, Moments], others: Mapping[_Key, Moments]) -> None:
+    for key, moment in into.items():
+        moment.merge(others[key])
+
+
 def _sum(parts: Iterable[Moments]) -> Moments:
     total = Moments()
     for part in parts:
@@ -128,12 +141,16 @@ def _sum(parts: Iterable[Moments]) -> Moments:
     return total
 
 
-def _by_site(moments: Mapping[_Key, Moments], wanted: Mapping[str, tuple[_Key, ...]]) -> dict[str, Moment]:
-    """The moment of each site over all its uses; sites with the same uses share one."""
+def _by_site(moments: dict[_Key, Moments], wanted: Mapping[str, tuple[_Key, ...]]) -> dict[str, Moment]:
+    """The moment of each site over all its uses; sites with the same uses share one. Each sum is freed when used up."""
     made: dict[tuple[_Key, ...], Moment] = {}
-    for keys in wanted.values():
-        if keys not in made:
-            made[keys] = (moments[keys[0]] if len(keys) == 1 else _sum(moments[key] for key in keys)).result()
+    left = Counter(key for keys in set(wanted.values()) for key in set(keys))
+    for keys in dict.fromkeys(wanted.values()):
+        made[keys] = (moments[keys[0]] if len(keys) == 1 else _sum(moments[key] for key in keys)).result()
+        left.subtract(set(keys))
+        for key in set(keys):
+            if not left[key]:
+                del moments[key]
     return {name: made[keys] for name, keys in wanted.items()}
 
 

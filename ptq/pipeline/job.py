@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from calibration.batch import Batch
 from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
@@ -75,9 +74,10 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     if data is not None:
         model = _smoothed(model, plan, executions, data, stages)
     observed = _observed(model, executions)
-    sample = 0 if data is None else samples_needed(len(model.sites), data.samples)
-    statistics = None if data is None else _calibrate(model, plan, observed, data, sample, stages)
-    weights = quantize_weights(model, plan, executions, statistics, _batches(data, sample), stages)
+    reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
+    statistics = None if data is None else _calibrate(model, plan, observed, data, reserved, stages)
+    measured = data.take(reserved) if data is not None and reserved else None
+    weights = quantize_weights(model, plan, executions, statistics, measured, stages)
     with stages.stage("lower"):
         ranges = statistics.ranges if statistics else {}
         lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations)
@@ -144,11 +144,6 @@ def _calibrate(
     with stages.stage("calibrate", total) as advance:
         batches, rule = data.batches(BATCH), plan.recipe.range
         return calibrate(model, sites, observed, rule, batches, advance, reserved=reserved, averaged=averaged)
-
-
-def _batches(data: Dataset | None, samples: int) -> list[Batch]:
-    """The first samples, for measuring what each site does to the output."""
-    return [] if data is None else list(data.take(samples).batches(BATCH))
 
 
 def _lowerings(
