@@ -19,9 +19,11 @@ from ptq.lowering import Execution, SiteLowering, execution, find_activations, l
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.model.save import serialized
+from ptq.model.sites import Site
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.describe import Made, describe
 from ptq.pipeline.manifest import manifest
+from ptq.pipeline.memory import check_moments
 from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
 from ptq.pipeline.smooth import smoothable, smoothed
@@ -71,10 +73,11 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     evaluation = None if unseen is None else fit(unseen, model.inputs)
     plan = recipe.plan(model.sites, has_data=data is not None)
     executions = _executions(model, plan)
+    reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
     if data is not None:
+        check_moments(_needing(model, plan, "moment"), apart=reserved > 0)
         model = _smoothed(model, plan, executions, data, stages)
     observed = _observed(model, executions)
-    reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
     statistics = None if data is None else _calibrate(model, plan, observed, data, reserved, stages)
     measured = data.take(reserved) if data is not None and reserved else None
     weights = quantize_weights(model, plan, executions, statistics, measured, stages)
@@ -135,15 +138,20 @@ def _calibrate(
     model: Model, plan: Plan, observed: Collection[str], data: Dataset, reserved: int, stages: Stages
 ) -> Statistics | None:
     """What the plan needs to know of the data; None when that is nothing."""
-    needing = [(site, method.needs) for site in model.sites if (method := plan.methods[site.name]) and site.products]
-    sites = [site for site, needs in needing if "moment" in needs]
-    averaged = [site for site, needs in needing if "mean" in needs and has_own_bias(model, site)]
+    sites = _needing(model, plan, "moment")
+    averaged = [site for site in _needing(model, plan, "mean") if has_own_bias(model, site)]
     if not sites and not averaged and not observed:
         return None
     total = None if data.samples is None else -(-data.samples // BATCH)
     with stages.stage("calibrate", total) as advance:
         batches, rule = data.batches(BATCH), plan.recipe.range
         return calibrate(model, sites, observed, rule, batches, advance, reserved=reserved, averaged=averaged)
+
+
+def _needing(model: Model, plan: Plan, statistic: str) -> list[Site]:
+    """The sites whose method wants that of their inputs."""
+    methods = ((site, plan.methods[site.name]) for site in model.sites if site.products)
+    return [site for site, method in methods if method is not None and statistic in method.needs]
 
 
 def _lowerings(
