@@ -139,7 +139,8 @@ class Moment:
 
     def centred(self) -> Tensor:
         """The covariance, `(groups, in, in)`."""
-        return self.gram - self.mean[:, :, None] * self.mean[:, None, :]
+        of_mean = self.mean[:, :, None] * self.mean[:, None, :]
+        return torch.sub(self.gram, of_mean, out=of_mean)
 
 
 @dataclass

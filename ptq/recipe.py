@@ -248,6 +248,12 @@ class Plan:
     """What a target computes with that takes only some pairs."""
 
     @property
+    def measures(self) -> bool:
+        """Whether bits go to the sites that matter most to the output, which takes samples that nothing else saw."""
+        bits = "bits" in METHODS[self.recipe.method].METHOD.OPTIONS
+        return bits and self.recipe.points is None and self.recipe.tolerance is None
+
+    @property
     def budget(self) -> float:
         """Average bits per weight to spend when neither tolerance nor points say how many."""
         return self.recipe.bits or scheme.parse(self.recipe.weights).bits + ABOVE_BASE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptq.errors import ModelError
 from ptq.model.graph import Model
@@ -35,7 +36,7 @@ def output_effects(
     """Error power over power of all outputs when only the initializers of a site differ, by site."""
     session = model.session()
     reference = [_floats(session.run(feeds)) for feeds in batches]
-    power = sum(float((out**2).sum()) for outs in reference for out in outs)
+    power = sum(_power(out.astype(np.float64)) for outs in reference for out in outs)
     if not np.isfinite(power):
         raise ModelError("the outputs of the model on the calibration data are not finite; check both")
     effects = {}
@@ -44,7 +45,7 @@ def output_effects(
         error = 0.0
         for feeds, expected in zip(batches, reference, strict=True):
             for out, good in zip(_floats(session.run(feeds)), expected, strict=True):
-                error += float(((out - good) ** 2).sum())
+                error += _power(out.astype(np.float64) - good)
         effects[name] = error / max(power, np.finfo(np.float64).tiny)
         advance()
     return effects
@@ -52,4 +53,8 @@ def output_effects(
 
 def _floats(outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The outputs that are numbers with a size: integers are indices, their differences mean nothing."""
-    return [out.astype(np.float64) for out in outputs if out.dtype.kind == "f"]
+    return [out for out in outputs if out.dtype.kind == "f"]
+
+
+def _power(values: NDArray[np.float64]) -> float:
+    return float(np.square(values, out=values).sum())

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from graphs import model
 from small_folder import RNG, Folder, write_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -85,3 +87,28 @@ def test_the_cost_of_calibration(folder: Folder) -> None:
     found = run("calibration_cost", folder.model, "--data", folder.data, "--rounds", 1)
     assert found.returncode == 0, found.stderr
     assert len(table(found.stdout)) == 4
+
+
+def test_the_memory_of_a_quantization_does_not_grow_with_samples(tmp_path: Path) -> None:
+    small = model(
+        "c = Conv<kernel_shape=[8,8], strides=[8,8]>(x, w, b)\nr = Relu(c)\np = GlobalAveragePool(r)\ny = Flatten(p)",
+        "float[n,3,160,160] x",
+        "float[n,8] y",
+        {"w": (8, 3, 8, 8), "b": (8,)},
+    )
+    onnx.save(small, tmp_path / "net.onnx")
+    np.savez(tmp_path / "calib.npz", x=RNG.normal(size=(8, 3, 160, 160)).astype(np.float32))
+    options = ("--data", tmp_path / "calib.npz", "--samples", "16,256", "--rounds", 1)
+    found = run("quantization_cost", tmp_path / "net.onnx", *options)
+    assert (found.returncode, found.stderr) == (0, "")
+    few, many = table(found.stdout)
+    assert (few[0], many[0]) == ("16", "256")
+    assert few[5].startswith("capture ")
+    megabytes = 256 * 3 * 160 * 160 * 4 / 1e6
+    assert int(many[4]) - int(few[4]) < megabytes / 4
+
+
+def test_the_cost_of_what_is_refused_is_its_message(folder: Folder) -> None:
+    found = run("quantization_cost", folder.model, "--data", folder.data, "--weights", "itn4", "--samples", "4")
+    assert found.returncode == 1
+    assert "unknown format 'itn4'; did you mean 'int4'?" in found.stderr.splitlines()[-1]

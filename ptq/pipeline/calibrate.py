@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,12 +44,27 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class _Key:
+class Key:
     """What sites with the same input see alike, so that it is gathered once."""
 
     input: str
     geometry: Geometry | None
     groups: int
+    columns: int
+
+    @property
+    def moment_bytes(self) -> int:
+        """The size of its second moment."""
+        return self.groups * self.columns**2 * torch.float64.itemsize
+
+
+def keys(site: Site) -> tuple[Key, ...]:
+    """What a site sees, at each of its uses as a product."""
+    return tuple(_key(site, use) for use in site.products)
+
+
+def _key(site: Site, use: Use) -> Key:
+    return Key(use.input, use.geometry, site.groups, site.columns)
 
 
 def calibrate(
@@ -65,11 +81,11 @@ def calibrate(
     """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name.
 
     Of the sites in `averaged`, which have one use, there are means. The first `reserved` samples, rounded up to whole
-    batches, are left out of `Statistics.apart`.
+    batches, are left out of `Statistics.apart`, which is empty without them.
     """
-    wanted = {site.name: tuple(_Key(use.input, use.geometry, site.groups) for use in site.products) for site in sites}
-    moments = {key: Moments() for keys in wanted.values() for key in keys}
-    apart = {key: Moments() for key in moments}
+    wanted = {site.name: keys(site) for site in sites}
+    moments = {key: Moments() for each in wanted.values() for key in each}
+    first = {key: Moments() for key in moments} if reserved else {}
     ranges = {name: Range() for name in observed}
     histograms = {name: Histogram() for name in ranges} if rule != "minmax" else {}
     taps = list(dict.fromkeys(key.input for key in moments))
@@ -88,14 +104,16 @@ def calibrate(
         for name, mean in means.items():
             values = torch.from_numpy(found[mean_as(name)])
             mean.add(values.flatten(1).mean(0) if axes[name] == 1 else values, batch.size)
-        for key, moment in (moments if samples < reserved else apart).items():
-            moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
+        _add(first if samples < reserved else moments, found)
         samples += batch.size
         del found  # before the next batch brings as much again
         advance()
-    others = _by_site(apart, wanted) if all(each.count for each in apart.values()) else {}
-    for key, moment in moments.items():
-        moment.merge(apart.pop(key))
+    others: dict[str, Moment] = {}
+    if reserved:
+        _merge(first, moments)
+        if all(each.count for each in moments.values()):
+            others = _by_site(moments, wanted)
+        moments = first
     by_site = {site.name: _mean(model, site, means[site.uses[0].input].result()) for site in averaged}
     return Statistics(_ranges(ranges, histograms, rule), _by_site(moments, wanted), others, by_site)
 
@@ -111,14 +129,24 @@ def _mean(model: Model, site: Site, channels: Tensor) -> Tensor:
 
 def vectors_of(site: Site, use: Use, x: Tensor) -> Tensor:
     """What a use of a site multiplies the weight with, `(groups, samples, in)`."""
-    return _vectors(x, _Key(use.input, use.geometry, site.groups))
+    return _vectors(x, _key(site, use))
 
 
-def _vectors(x: Tensor, key: _Key) -> Tensor:
+def _vectors(x: Tensor, key: Key) -> Tensor:
     g = key.geometry
     if g is None:
         return rows(x)
     return patches(x, g.kernel, g.strides, g.pads, g.dilations, key.groups, POSITIONS)
+
+
+def _add(into: Mapping[Key, Moments], found: Mapping[str, np.ndarray]) -> None:
+    for key, moment in into.items():
+        moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
+
+
+def _merge(into: Mapping[Key, Moments], others: Mapping[Key, Moments]) -> None:
+    for key, moment in into.items():
+        moment.merge(others[key])
 
 
 def _sum(parts: Iterable[Moments]) -> Moments:
@@ -128,13 +156,17 @@ def _sum(parts: Iterable[Moments]) -> Moments:
     return total
 
 
-def _by_site(moments: Mapping[_Key, Moments], wanted: Mapping[str, tuple[_Key, ...]]) -> dict[str, Moment]:
-    """The moment of each site over all its uses; sites with the same uses share one."""
-    made: dict[tuple[_Key, ...], Moment] = {}
-    for keys in wanted.values():
-        if keys not in made:
-            made[keys] = (moments[keys[0]] if len(keys) == 1 else _sum(moments[key] for key in keys)).result()
-    return {name: made[keys] for name, keys in wanted.items()}
+def _by_site(moments: dict[Key, Moments], wanted: Mapping[str, tuple[Key, ...]]) -> dict[str, Moment]:
+    """The moment of each site over all its uses; sites with the same uses share one. Each sum is freed when used up."""
+    made: dict[tuple[Key, ...], Moment] = {}
+    left = Counter(key for each in set(wanted.values()) for key in set(each))
+    for each in dict.fromkeys(wanted.values()):
+        made[each] = (moments[each[0]] if len(each) == 1 else _sum(moments[key] for key in each)).result()
+        left.subtract(set(each))
+        for key in set(each):
+            if not left[key]:
+                del moments[key]
+    return {name: made[each] for name, each in wanted.items()}
 
 
 def _ranges(ranges: Mapping[str, Range], histograms: Mapping[str, Histogram], rule: str) -> dict[str, ActivationRange]:

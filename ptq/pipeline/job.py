@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from calibration.batch import Batch
 from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
@@ -20,9 +19,11 @@ from ptq.lowering import Execution, SiteLowering, execution, find_activations, l
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.model.save import serialized
+from ptq.model.sites import Site
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.describe import Made, describe
 from ptq.pipeline.manifest import manifest
+from ptq.pipeline.memory import check_moments
 from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
 from ptq.pipeline.smooth import smoothable, smoothed
@@ -72,12 +73,14 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     evaluation = None if unseen is None else fit(unseen, model.inputs)
     plan = recipe.plan(model.sites, has_data=data is not None)
     executions = _executions(model, plan)
+    reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
     if data is not None:
+        check_moments(_needing(model, plan, "moment"), apart=reserved > 0)
         model = _smoothed(model, plan, executions, data, stages)
     observed = _observed(model, executions)
-    sample = 0 if data is None else samples_needed(len(model.sites), data.samples)
-    statistics = None if data is None else _calibrate(model, plan, observed, data, sample, stages)
-    weights = quantize_weights(model, plan, executions, statistics, _batches(data, sample), stages)
+    statistics = None if data is None else _calibrate(model, plan, observed, data, reserved, stages)
+    measured = data.take(reserved) if data is not None and reserved else None
+    weights = quantize_weights(model, plan, executions, statistics, measured, stages)
     with stages.stage("lower"):
         ranges = statistics.ranges if statistics else {}
         lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations)
@@ -135,9 +138,8 @@ def _calibrate(
     model: Model, plan: Plan, observed: Collection[str], data: Dataset, reserved: int, stages: Stages
 ) -> Statistics | None:
     """What the plan needs to know of the data; None when that is nothing."""
-    needing = [(site, method.needs) for site in model.sites if (method := plan.methods[site.name]) and site.products]
-    sites = [site for site, needs in needing if "moment" in needs]
-    averaged = [site for site, needs in needing if "mean" in needs and has_own_bias(model, site)]
+    sites = _needing(model, plan, "moment")
+    averaged = [site for site in _needing(model, plan, "mean") if has_own_bias(model, site)]
     if not sites and not averaged and not observed:
         return None
     total = None if data.samples is None else -(-data.samples // BATCH)
@@ -146,9 +148,10 @@ def _calibrate(
         return calibrate(model, sites, observed, rule, batches, advance, reserved=reserved, averaged=averaged)
 
 
-def _batches(data: Dataset | None, samples: int) -> list[Batch]:
-    """The first samples, for measuring what each site does to the output."""
-    return [] if data is None else list(data.take(samples).batches(BATCH))
+def _needing(model: Model, plan: Plan, statistic: str) -> list[Site]:
+    """The sites whose method wants that of their inputs."""
+    methods = ((site, plan.methods[site.name]) for site in model.sites if site.products)
+    return [site for site, method in methods if method is not None and statistic in method.needs]
 
 
 def _lowerings(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from calibration.batch import Batch
+from calibration.dataset import Dataset
 from ptq import allocation, formats
 from ptq.allocation import Rungs
 from ptq.ladder import Ladder
 from ptq.lowering import Execution
 from ptq.model.graph import Model
 from ptq.model.sites import Site
-from ptq.pipeline.calibrate import Statistics
+from ptq.pipeline.calibrate import BATCH, Statistics
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
 from ptq.ranges import affine
@@ -76,10 +76,13 @@ def quantize_weights(
     plan: Plan,
     executions: Mapping[str, Execution],
     statistics: Statistics | None,
-    batches: Sequence[Batch],
+    measured: Dataset | None,
     stages: Stages,
 ) -> dict[str, SiteWeights]:
-    """The weights of all sites that the plan does not leave in float."""
+    """The weights of all sites that the plan does not leave in float.
+
+    What each does to the output, where the plan wants it, is found on the samples `measured`.
+    """
     given = _Given(model, plan, executions, statistics)
     chosen = [site for site in model.sites if plan.methods[site.name] is not None]
     with stages.stage("quantize", len(chosen)) as advance:
@@ -87,7 +90,7 @@ def quantize_weights(
         for site in chosen:
             solved[site.name] = _solve(given, site, plan.recipe.points)
             advance()
-    rungs = _allocate(given, solved, batches, stages)
+    rungs = _allocate(given, solved, measured, stages)
     return {name: found.pick(rungs[name]) for name, found in solved.items()}
 
 
@@ -136,7 +139,7 @@ def _least_scale(given: _Given, site: Site) -> Tensor | None:
     return least
 
 
-def _allocate(given: _Given, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages) -> Rungs:
+def _allocate(given: _Given, solved: Mapping[str, _Solved], measured: Dataset | None, stages: Stages) -> Rungs:
     recipe = given.plan.recipe
     ladders = {name: found.ladder for name, found in solved.items()}
     fixed = {name: ladder for name, ladder in ladders.items() if len(ladder.rungs) == 1}
@@ -149,19 +152,19 @@ def _allocate(given: _Given, solved: Mapping[str, _Solved], batches: Sequence[Ba
         return rungs | allocation.all_on(free, recipe.points - 1)
     if recipe.tolerance is not None:
         return rungs | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
-    effects = _effects(given, {name: solved[name] for name in free}, batches, stages)
+    effects = _effects(given, {name: solved[name] for name in free}, measured, stages)
     return rungs | allocation.by_bits(free, effects, given.plan.budget, per_layer=per_layer)[0]
 
 
 def _effects(
-    given: _Given, solved: Mapping[str, _Solved], batches: Sequence[Batch], stages: Stages
+    given: _Given, solved: Mapping[str, _Solved], measured: Dataset | None, stages: Stages
 ) -> dict[str, float]:
     """What each site on its lowest rung does to the output; without data, to its own output.
 
     The site is rounded anew for it, without the samples it is measured on, where there are enough of them.
     """
     model, statistics = given.model, given.statistics
-    if statistics is None:
+    if statistics is None or measured is None:
         totals = {name: (found.ladder.error[0].sum(), found.ladder.power.sum()) for name, found in solved.items()}
         return {name: float(error / power) if power > 0 else 0.0 for name, (error, power) in totals.items()}
 
@@ -172,7 +175,7 @@ def _effects(
 
     with stages.stage("allocate", len(solved)) as advance:
         changes = ((name, change(name)) for name in solved)
-        return output_effects(model, changes, [batch.feeds for batch in batches], advance)
+        return output_effects(model, changes, [batch.feeds for batch in measured.batches(BATCH)], advance)
 
 
 def _change(model: Model, solved: _Solved) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,11 +22,29 @@ _SAFE_EXPONENT = 60
 class Curvature:
     """A second moment prepared for rounding: `(groups, in, in)` each, in the order in which columns are rounded."""
 
-    moment: Tensor
-    factor: Tensor
     order: Tensor
-    plain: bool = False
-    """Whether the moment is the identity, with which nothing has to be multiplied."""
+    known: tuple[Tensor, Tensor] | None = None
+    """The moment and its factor; without them both are the identity, which is made only where it is needed."""
+
+    @property
+    def moment(self) -> Tensor:
+        """The moment in rounding order."""
+        return self._identity if self.known is None else self.known[0]
+
+    @property
+    def factor(self) -> Tensor:
+        """The upper Cholesky factor of its inverse."""
+        return self._identity if self.known is None else self.known[1]
+
+    @property
+    def diagonal(self) -> Tensor:
+        """That of the moment, `(groups, in)`."""
+        return torch.ones(self.order.shape) if self.known is None else self.moment.diagonal(dim1=-2, dim2=-1)
+
+    @cached_property
+    def _identity(self) -> Tensor:
+        groups, columns = self.order.shape
+        return torch.eye(columns).expand(groups, -1, -1)
 
     @classmethod
     def of(cls, moment: Tensor, count: int) -> Curvature:
@@ -45,19 +64,18 @@ class Curvature:
         diagonal = moment.diagonal(dim1=-2, dim2=-1)
         order = diagonal.argsort(dim=-1, descending=True, stable=True)
         moment = _permuted(moment, order)
-        diagonal = moment.diagonal(dim1=-2, dim2=-1)
+        diagonal = moment.diagonal(dim1=-2, dim2=-1)  # a view
         mean = diagonal.mean(dim=-1, keepdim=True)
         damping = max(_LEAST_DAMPING, _DAMPING * (moment.shape[-1] / count) ** 0.5)
         added = torch.where(diagonal > 0, damping * mean, torch.ones_like(diagonal))
-        moment = moment + torch.diag_embed(added)
-        factor = _inverse_factor(moment, mean)
-        return cls(moment.float(), factor.float(), order)
+        diagonal += added
+        factor = _inverse_factor(moment, mean).float()
+        return cls(order, (moment.float(), factor))
 
     @classmethod
     def unknown(cls, groups: int, columns: int) -> Curvature:
         """Independent inputs of equal power: what is assumed without data; errors are plain squares."""
-        identity = torch.eye(columns).expand(groups, -1, -1)
-        return cls(identity, identity, torch.arange(columns).expand(groups, -1), plain=True)
+        return cls(torch.arange(columns).expand(groups, -1))
 
     def arranged(self, weight: Tensor) -> Tensor:
         """Rows `(groups, rows, in)` in rounding order."""
@@ -69,7 +87,7 @@ class Curvature:
 
     def errors(self, residual: Tensor) -> Tensor:
         """`r H r^T` for residuals `(groups, rows, in)` given in rounding order; `(groups, rows)`."""
-        weighted = residual if self.plain else residual @ self.moment
+        weighted = residual if self.known is None else residual @ self.moment
         return (weighted * residual).sum(-1).clamp_min(0)
 
 
@@ -86,12 +104,15 @@ def _permuted(moment: Tensor, order: Tensor) -> Tensor:
 
 def _inverse_factor(damped: Tensor, mean: Tensor) -> Tensor:
     """The upper Cholesky factor of the inverse; near-singular moments get as much more damping as they need."""
-    identity = torch.eye(damped.shape[-1], dtype=damped.dtype, device=damped.device)
     extra = torch.zeros_like(mean)
     while True:
-        lower, failed = torch.linalg.cholesky_ex(damped + extra[..., None] * identity)
+        tried = damped.clone()
+        tried.diagonal(dim1=-2, dim2=-1).add_(extra)
+        lower, failed = torch.linalg.cholesky_ex(tried)
+        del tried
         if not failed.any():
             inverse = torch.cholesky_inverse(lower)
+            del lower
             upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
             if not failed.any():
                 factor: Tensor = upper

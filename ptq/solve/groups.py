@@ -49,7 +49,7 @@ def solve_groups(
     if scheme.per_tensor and scheme.group is None:
         low, high = low.min().expand_as(low), high.max().expand_as(high)
     grid = _grid(_widest(low, high, fmt), weight, scheme, curvature, least)
-    importance = curvature.restored(curvature.moment.diagonal(dim1=-2, dim2=-1)[:, None, :])
+    importance = curvature.restored(curvature.diagonal[:, None, :])
     steps = _searched(parts, grouping.split(importance), low, high, scheme, grid)
     rows, scale = curvature.arranged(weight), grouping.wide(steps.scale, curvature.order)
     zero = None if steps.zero is None else grouping.wide(steps.zero, curvature.order)
