@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
+from ptq.formats import INT8_MAX, PORTABLE_MAX
 from ptq.ladder import Ladder
 from ptq.scheme import Scheme
-from ptq.solve import Curvature
+from ptq.solve import Curvature, one_term
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,36 @@ class Method(Protocol):
 
         `least_scale (out,)` bounds the scales of the rows from below, where the arithmetic downstream needs it.
         """
+
+
+@dataclass(frozen=True)
+class OneTerm:
+    """What methods have in common that give a weight one term, of any scheme; `FEEDBACK` is how they round."""
+
+    OPTIONS: ClassVar[frozenset[str]] = frozenset()
+    FEEDBACK: ClassVar[bool]
+
+    scheme: Scheme
+    portable: bool = False
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """Any scheme."""
+        return cls(request.scheme, request.portable)
+
+    @property
+    def integral(self) -> bool:
+        """There is one term."""
+        return True
+
+    def ladder(
+        self,
+        weight: Tensor,
+        curvature: Curvature,
+        *,
+        points: int | None = None,  # noqa: ARG002  (there is one)
+        least_scale: Tensor | None = None,
+    ) -> Ladder:
+        """Quantize a weight `(groups, rows, in)`."""
+        most = PORTABLE_MAX if self.portable else INT8_MAX
+        return one_term(weight, self.scheme, curvature, feedback=self.FEEDBACK, most=most, least_scale=least_scale)

@@ -121,10 +121,9 @@ class Recipe:
             return self.activations
         if self._target.pairs:
             return self._target.partner(self.weights) or NONE
-        fits = self.group in (None, *scheme.SHARED[:2]) and scheme.parse(self.weights).fits_int8
-        return UINT8 if has_data and (fits or self._grouped_fits()) else NONE
+        return UINT8 if has_data and self._fits_int8() else NONE
 
-    def _grouped_fits(self) -> bool:
+    def _fits_int8(self) -> bool:
         try:
             return scheme.parse(self.weights, self.group, integer=True, portable=self.portable).fits_int8
         except OptionError:
@@ -203,7 +202,7 @@ class Recipe:
             floats = {name: why for name, why in reasons if why is not None} | floats
         eight = method
         if self.first_last:
-            request = replace(self._request(scheme.parse(self.first_last), has_data=has_data), options={})
+            request = self._request(scheme.parse(self.first_last), has_data=has_data)
             eight = METHODS[self.method].METHOD.of(replace(request, options={"rounding": self.rounding, "points": 1}))
         computing = [site.name for site in sites if site.op not in LOOKUPS]
         ends = {computing[0], computing[-1]} if self.first_last and computing else set()

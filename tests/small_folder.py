@@ -54,3 +54,12 @@ def write_model(path: Path, *, opset: int = 17, weights: bool = True) -> None:
         outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8, 8])]
     graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+
+
+def filled(path: Path) -> Folder:
+    """A folder with that model and ten labelled samples."""
+    made = Folder(path)
+    write_model(made.model)
+    x = RNG.normal(size=(10, 3, 8, 8)).astype(np.float32)
+    np.savez(made.data, x=x, labels=RNG.integers(0, 5, 10))
+    return made

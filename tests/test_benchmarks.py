@@ -10,18 +10,14 @@ import numpy as np
 import onnx
 import pytest
 from graphs import model
-from small_folder import RNG, Folder, write_model
+from small_folder import RNG, Folder, filled
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    made = Folder(tmp_path)
-    write_model(made.model)
-    x = RNG.normal(size=(10, 3, 8, 8)).astype(np.float32)
-    np.savez(made.data, x=x, labels=RNG.integers(0, 5, 10))
-    return made
+    return filled(tmp_path)
 
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

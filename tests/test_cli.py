@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_folder import Folder, write_model
+from small_folder import Folder, filled, write_model
 
 from cli import main
 
@@ -58,11 +58,7 @@ def ptq(capfd: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    made = Folder(tmp_path)
-    write_model(made.model)
-    x = RNG.normal(size=(10, 3, 8, 8)).astype(np.float32)
-    np.savez(made.data, x=x, labels=RNG.integers(0, 5, 10))
-    return made
+    return filled(tmp_path)
 
 
 def test_the_main_job(ptq: Command, folder: Folder) -> None:

@@ -8,13 +8,13 @@ from fractions import Fraction
 
 import gfloat
 import gfloat.formats
-import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 import scipy.stats
 import torch
 from onnx import helper
+from other_formats import ML_DTYPES
 
 from ptq import formats
 from ptq.formats import Format
@@ -22,16 +22,6 @@ from ptq.formats.minifloat import FloatFormat, Special
 from ptq.model.session import Session
 from ptq.rounding import round_to
 
-ML_DTYPES = {
-    "fp8_e4m3fn": ml_dtypes.float8_e4m3fn,
-    "fp8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-    "fp8_e5m2": ml_dtypes.float8_e5m2,
-    "fp8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-    "fp6_e2m3": ml_dtypes.float6_e2m3fn,
-    "fp6_e3m2": ml_dtypes.float6_e3m2fn,
-    "fp4_e2m1": ml_dtypes.float4_e2m1fn,
-    "e8m0": ml_dtypes.float8_e8m0fnu,
-}
 GFLOAT = {
     "fp8_e4m3fn": gfloat.formats.format_info_ocp_e4m3,
     "fp8_e5m2": gfloat.formats.format_info_ocp_e5m2,

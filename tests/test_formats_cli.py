@@ -15,21 +15,12 @@ from typing import Any, NoReturn
 import ml_dtypes
 import numpy as np
 import pytest
+from other_formats import ML_DTYPES
 
 from cli import main
 from ptq import formats
 from ptq.formats.integer import IntFormat
 
-FLOATS = {
-    "fp8_e4m3fn": ml_dtypes.float8_e4m3fn,
-    "fp8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-    "fp8_e5m2": ml_dtypes.float8_e5m2,
-    "fp8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
-    "fp6_e2m3": ml_dtypes.float6_e2m3fn,
-    "fp6_e3m2": ml_dtypes.float6_e3m2fn,
-    "fp4_e2m1": ml_dtypes.float4_e2m1fn,
-    "e8m0": ml_dtypes.float8_e8m0fnu,
-}
 NARROW = {"int2", "int3", "int4", "int5", "int6", "int7", "int8"}
 """Without the most negative integer."""
 
@@ -137,8 +128,8 @@ def test_the_list_for_programs_is_that_of_ml_dtypes(ptq: Command) -> None:
     assert code == 0
     said = {entry["name"]: entry for entry in strict(out)["formats"]}
     assert set(said) == set(formats.FORMATS)
-    for name in set(FLOATS) - {"e8m0"}:
-        info = ml_dtypes.finfo(FLOATS[name])
+    for name in set(ML_DTYPES) - {"e8m0"}:
+        info = ml_dtypes.finfo(ML_DTYPES[name])
         assert (said[name]["min"], said[name]["max"]) == (float(info.min), float(info.max))
         assert said[name]["smallest_positive"] == float(info.smallest_subnormal)
         assert said[name]["smallest_step"] == float(info.smallest_subnormal)
@@ -151,11 +142,11 @@ def test_the_list_for_programs_is_that_of_ml_dtypes(ptq: Command) -> None:
     assert said["fp4_e2m1"]["stored_as"] == "codes"
 
 
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", ML_DTYPES)
 def test_every_number_of_a_float_with_its_code(ptq: Command, name: str) -> None:
     code, out, _ = ptq("formats", "show", name)
     assert code == 0
-    every = np.arange(2 ** formats.get(name).bits).astype(np.uint8).view(FLOATS[name]).astype(np.float64)
+    every = np.arange(2 ** formats.get(name).bits).astype(np.uint8).view(ML_DTYPES[name]).astype(np.float64)
     finite = [(pattern, repr(float(value))) for pattern, value in enumerate(every) if np.isfinite(value)]
     assert shown(out) == sorted((pair for pair in finite if pair[1] != "-0.0"), key=lambda pair: float(pair[1]))
     assert max(map(len, out.splitlines())) <= 80

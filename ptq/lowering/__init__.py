@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptq.lowering.activations import Activations, find_activations
-from ptq.lowering.execution import INTEGER, Execution, execution
+from ptq.lowering.execution import Execution, execution
 from ptq.lowering.graph import lower
 from ptq.lowering.sites import SiteLowering
 from ptq.lowering.target import CPU, TARGETS, Checks, Pair, Target
@@ -11,7 +11,6 @@ from ptq.lowering.weights import stored_bytes, stored_weight
 
 __all__ = [
     "CPU",
-    "INTEGER",
     "TARGETS",
     "Activations",
     "Checks",

@@ -14,7 +14,7 @@ from ptq.formats import INT8_MAX
 from ptq.lowering.builder import Builder
 from ptq.lowering.lookup import Rows
 from ptq.lowering.planes import native
-from ptq.lowering.weights import centred, group_factors, int8_weight, stored_scale
+from ptq.lowering.weights import centred, column, group_factors, int8_weight, stored_scale
 from ptq.qtensor import QTensor, Term
 
 
@@ -80,8 +80,8 @@ def _scale(builder: Builder, term: Term, step: float) -> ir.Value:
     own = stored_scale(builder, term.scale * step, "scale1")
     if term.blocks is None:
         return own
-    column = builder.call("Reshape", own, builder.shared("column", np.array([-1, 1])), name="scale.column")
-    scale = builder.call("Mul", group_factors(builder, term, 1, integer=False), column, name="scale")
+    rows = column(builder, own, 2, "scale.column")
+    scale = builder.call("Mul", group_factors(builder, term, 1, integer=False), rows, name="scale")
     if term.groups > 1:
         return scale
     return builder.call("Reshape", scale, builder.shared("flat", np.array([-1])), name="scale.flat")

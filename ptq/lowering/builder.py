@@ -33,7 +33,7 @@ STORED: Final = {
     "FLOAT16": StoredType(np.float16, ir.DataType.FLOAT16),
     "BFLOAT16": StoredType(ml_dtypes.bfloat16, ir.DataType.BFLOAT16, 13),
 }
-"""The types that weights and scales are stored in."""
+"""The types that weights and scales are stored in: ONNX Runtime reads them on the CPU, in the opsets of our files."""
 
 _SHARED = "ptq"
 """What the names of initializers that many builders use begin with."""
@@ -104,6 +104,11 @@ class Builder:
         made = self.call("Cast", value, name=name, to=int(dtype))
         made.type = ir.TensorType(dtype)
         return made
+
+
+def first_reader(graph: ir.Graph, value: ir.Value) -> ir.Node:
+    """The first node that reads a value."""
+    return next(node for node in graph if value in node.inputs)
 
 
 def replace(graph: ir.Graph, node: ir.Node, result: ir.Value) -> None:

@@ -38,10 +38,6 @@ class Execution(Enum):
     """Not quantized."""
 
 
-INTEGER = (Execution.STATIC, Execution.DYNAMIC, Execution.BLOCKS)
-"""What is meant to run in integer kernels."""
-
-
 def execution(model: Model, site: Site, method: Method, activations: str) -> Execution:
     """How a site computes that is quantized: convolutions and rank-2 products static, others dynamic."""
     if site.op in LOOKUPS:

@@ -15,7 +15,7 @@ from ptq.formats import Format
 from ptq.lowering.builder import Builder, replace
 from ptq.lowering.marks import marks
 from ptq.lowering.planes import byte_table, codes_of, packed_bytes, stored_table
-from ptq.lowering.weights import group_index
+from ptq.lowering.weights import column, wide
 from ptq.qtensor import QTensor, Term
 from ptq.scales import LOGARITHMIC, coded, is_shared
 
@@ -42,10 +42,10 @@ def take(graph: ir.Graph, node: ir.Node, name: str, table: QTensor) -> None:
     result = _numbers(builder, node, term.values.numpy(), term.format, "plane1")
     if term.zero_point is not None:
         zero = _numbers(builder, node, term.zero_point.numpy(), term.format, "zero1")
-        result = builder.call("Sub", result, _wide(builder, zero, term, "zero1.wide"), name="centred")
+        result = builder.call("Sub", result, wide(builder, zero, term, "zero1"), name="centred")
     if term.blocks is not None:
         factors = _numbers(builder, node, term.blocks.factors.numpy(), term.blocks.format, "scale1.groups")
-        result = builder.call("Mul", result, _wide(builder, factors, term, "factors1.wide"), name="scaled")
+        result = builder.call("Mul", result, wide(builder, factors, term, "factors1"), name="scaled")
     replace(graph, node, builder.call("Mul", result, _scale(builder, node, term.scale), name="row"))
 
 
@@ -58,14 +58,14 @@ def take_shared(graph: ir.Graph, node: ir.Node, name: str, rows: Rows, term: Ter
     numbers = builder.cast(_taken(builder, node, rows.numbers, "row.integers"), ir.DataType.FLOAT, "row.numbers")
     if rows.zero is not None:
         zero = builder.cast(_taken(builder, node, rows.zero, "row.zero"), ir.DataType.FLOAT, "row.shift")
-        wide = _wide(builder, zero, term, "row.shift.wide") if rows.grouped else zero
-        numbers = builder.call("Sub", numbers, wide, name="row.centred")
+        shift = wide(builder, zero, term, "row.shift") if rows.grouped else zero
+        numbers = builder.call("Sub", numbers, shift, name="row.centred")
     scale = rows.scale
     if not rows.grouped:
-        scale = builder.call("Reshape", scale, builder.shared("column", np.array([-1, 1])), name="row.column")
+        scale = column(builder, scale, 2, "row.column")
     steps = _taken(builder, node, scale, "row.steps")
-    wide = _wide(builder, steps, term, "row.wide") if rows.grouped else steps
-    replace(graph, node, builder.call("Mul", numbers, wide, name="row"))
+    factor = wide(builder, steps, term, "row") if rows.grouped else steps
+    replace(graph, node, builder.call("Mul", numbers, factor, name="row"))
 
 
 def _taken(builder: Builder, node: ir.Node, table: ir.Value, name: str) -> ir.Value:
@@ -107,10 +107,3 @@ def _scale(builder: Builder, node: ir.Node, scale: Tensor) -> ir.Value:
     relative = np.array(LOGARITHMIC.values)[short.codes.numpy()]
     numbers = _numbers(builder, node, relative[:, None], LOGARITHMIC, "scale1")
     return builder.call("Mul", numbers, builder.constant("unit", np.array(short.unit, np.float32)), name="steps")
-
-
-def _wide(builder: Builder, groups: ir.Value, term: Term, name: str) -> ir.Value:
-    """What belongs to groups `(…, groups)`, by column; one group is left to broadcasting."""
-    if term.blocks is None or term.groups == 1:
-        return groups
-    return builder.call("Gather", groups, group_index(builder, term), name=name, axis=-1)

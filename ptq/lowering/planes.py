@@ -19,9 +19,6 @@ from ptq.lowering.builder import STORED, Builder
 _WIDE = {"INT8", "UINT8"}
 """Types that numpy has."""
 
-_UNREADABLE = frozenset({"FLOAT4E2M1", "FLOAT8E8M0"})
-"""Types of ONNX that ONNX Runtime has no kernel for on the CPU, or not in the opset of our files."""
-
 
 def numbers(builder: Builder, values: np.ndarray, fmt: Format, name: str, *, integer: bool) -> ir.Value:
     """Numbers of a format, `values` of any shape: as int8 multiples of its step, or as float32."""
@@ -29,7 +26,7 @@ def numbers(builder: Builder, values: np.ndarray, fmt: Format, name: str, *, int
     if isinstance(fmt, IntFormat):
         whole = _integers(builder, values.astype(np.int64), fmt, name)
         return whole if whole.dtype == dtype else builder.cast(whole, dtype, f"{name}.numbers")
-    if fmt.onnx is not None and fmt.onnx not in _UNREADABLE and not integer:
+    if fmt.onnx in STORED and not integer:
         return builder.cast(builder.constant(name, values, fmt.onnx), dtype, f"{name}.numbers")
     codes = codes_of(values, fmt)
     half = 1 << (fmt.bits - 1)
@@ -127,14 +124,19 @@ def packed_bytes(codes: np.ndarray, bits: int) -> NDArray[np.uint8]:
 
 def field_table(builder: Builder, bits: int, least: int) -> ir.Value:
     """What every byte holds as fields of so many bits, `(256, fields)` int8."""
-    held = (np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)) + least
+    held = _held(bits) + least
     return builder.shared(f"fields.{bits}.{least}" if least else f"fields.{bits}", held.astype(np.int8))
+
+
+def _held(bits: int) -> NDArray[np.int64]:
+    """The fields of so many bits in every byte, `(256, fields)`, the first lowest."""
+    fields: NDArray[np.int64] = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    return fields
 
 
 def byte_table(fmt: Format, bits: int) -> NDArray[np.float32]:
     """What every byte holds as codes of so many bits: float32 numbers of the format, `(256, codes)` or `(256,)`."""
-    codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
     table = np.zeros(1 << bits, np.float32)
     table[: 1 << fmt.bits] = _table(fmt, integer=False)
-    held: NDArray[np.float32] = table[codes] if bits < 8 else table
+    held: NDArray[np.float32] = table[_held(bits)] if bits < 8 else table
     return held

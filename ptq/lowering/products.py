@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ptq.errors import ModelError
-from ptq.lowering.builder import Builder, replace
+from ptq.lowering.builder import Builder, first_reader, replace
 from ptq.lowering.marks import marks
 from ptq.lowering.quantizers import Quantized
 from ptq.lowering.weights import Int8Weight
@@ -25,7 +25,7 @@ def dynamic(graph: ir.Graph, node: ir.Node, turned: ir.Value, weight: Int8Weight
     if data is None:
         raise ModelError(f"{node.name} has no input")
     if str(data.name) not in cache:
-        cache[str(data.name)] = Builder(graph, _reader(graph, data), f"{data.name}/dynamic").node(
+        cache[str(data.name)] = Builder(graph, first_reader(graph, data), f"{data.name}/dynamic").node(
             "DynamicQuantizeLinear", data, name="quantize", outputs=3
         )
     integers, scale, zero_point = cache[str(data.name)].outputs
@@ -125,8 +125,3 @@ def _biased(builder: Builder, node: ir.Node, result: ir.Value) -> ir.Value:
     """What a Gemm adds, added; for a MatMul that is a node of its own."""
     bias = node.inputs[2] if node.op_type == GEMM and len(node.inputs) > 2 else None
     return result if bias is None else builder.call("Add", result, bias, name="biased")
-
-
-def _reader(graph: ir.Graph, value: ir.Value) -> ir.Node:
-    """The first node that reads a value."""
-    return next(node for node in graph if value in node.inputs)

@@ -7,7 +7,7 @@ give the numbers that a runtime with FP8 kernels would compute with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from ptq import formats
 from ptq.formats import Format
-from ptq.lowering.builder import STORED, Builder
+from ptq.lowering.builder import STORED, Builder, first_reader
 from ptq.ranges import ActivationRange
 
 
@@ -29,28 +29,26 @@ class Simulated:
     graph: ir.Graph
     ranges: Mapping[str, ActivationRange]
     activations: str
+    _made: dict[str, ir.Value] = field(default_factory=dict)
 
     def image(self, node: ir.Node, name: str) -> ir.Value:
         """The rounded input 0 of a node, which had that name."""
         value = node.inputs[0]
         if value is None:
             raise AssertionError
-        known = next((v for n in self.graph for v in n.outputs if v.name == f"{name}/{self.KIND}/image"), None)
-        if known is not None:
-            return known
+        if name in self._made:
+            return self._made[name]
         fmt = formats.get(self.activations)
-        builder = Builder(self.graph, self._first_reader(value), f"{name}/{self.KIND}")
+        builder = Builder(self.graph, first_reader(self.graph, value), f"{name}/{self.KIND}")
         step = builder.constant("scale", np.array(scale_of(self.ranges[name], fmt.max), np.float32))
         made = self._rounded(builder, value, step, fmt)
         made.shape, made.type = value.shape, value.type
+        self._made[name] = made
         return made
 
     def _rounded(self, builder: Builder, value: ir.Value, step: ir.Value, fmt: Format) -> ir.Value:
         rounded = builder.cast(builder.call("Div", value, step, name="scaled"), STORED[str(fmt.onnx)].onnx, "rounded")
         return builder.call("Mul", builder.cast(rounded, ir.DataType.FLOAT, "numbers"), step, name="image")
-
-    def _first_reader(self, value: ir.Value) -> ir.Node:
-        return next(node for node in self.graph if value in node.inputs)
 
 
 def scale_of(seen: ActivationRange, most: float) -> float:

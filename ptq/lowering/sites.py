@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -44,12 +45,12 @@ class Inputs:
     activations: str
     dynamic: dict[str, ir.Node] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def simulated(self) -> Simulated:
         """Rounding to the format of the activations."""
         return Simulated(self.graph, self.ranges, self.activations)
 
-    @property
+    @cached_property
     def native(self) -> Native:
         """The same as QuantizeLinear and DequantizeLinear."""
         return Native(self.graph, self.ranges, self.activations)

@@ -52,12 +52,10 @@ def int8_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8
 
 def float_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value:
     """Nodes for a weight as float32 in the shape of its rows in the graph, `(out, …)`."""
-    along = [-1] + [1] * (len(shape) - 1)
     if weight.fits_int8:
         made = int8_weight(builder, weight, shape)
         dense = builder.cast(made.integers, ir.DataType.FLOAT, "float")
-        wide = builder.call("Reshape", made.scale, builder.constant("wide", np.array(along)), name="scale.wide")
-        return builder.call("Mul", dense, wide, name="dense")
+        return builder.call("Mul", dense, column(builder, made.scale, len(shape), "scale.column"), name="dense")
     return _summed(builder, weight, shape)
 
 
@@ -77,7 +75,7 @@ def plane_of(builder: Builder, term: Term, shape: Sequence[int], number: int, *,
     total = centred(builder, term, number, integer=integer)
     if term.blocks is not None:
         factors = group_factors(builder, term, number, integer=integer)
-        total = builder.call("Mul", total, _wide(builder, factors, term, f"factors{number}"), name=f"scaled{number}")
+        total = builder.call("Mul", total, wide(builder, factors, term, f"factors{number}"), name=f"scaled{number}")
     if len(shape) == 2:
         return total
     like = builder.constant(f"shape{number}", np.array([len(values), *shape[1:]]))
@@ -90,7 +88,7 @@ def centred(builder: Builder, term: Term, number: int, *, integer: bool) -> ir.V
     if term.zero_point is None:
         return total
     zero = numbers(builder, term.zero_point.numpy(), term.format, f"zero{number}", integer=integer)
-    return builder.call("Sub", total, _wide(builder, zero, term, f"zero{number}"), name=f"centred{number}")
+    return builder.call("Sub", total, wide(builder, zero, term, f"zero{number}"), name=f"centred{number}")
 
 
 def group_factors(builder: Builder, term: Term, number: int, *, integer: bool) -> ir.Value:
@@ -101,17 +99,13 @@ def group_factors(builder: Builder, term: Term, number: int, *, integer: bool) -
     return numbers(builder, factors, term.blocks.format, f"scale{number}.groups", integer=integer)
 
 
-def _wide(builder: Builder, groups: ir.Value, term: Term, name: str) -> ir.Value:
-    """What belongs to groups, by column; one group is left to broadcasting."""
+def wide(builder: Builder, groups: ir.Value, term: Term, name: str) -> ir.Value:
+    """What belongs to groups `(…, groups)`, by column; one group is left to broadcasting."""
     if term.blocks is None or term.groups == 1:
         return groups
-    return builder.call("Gather", groups, group_index(builder, term), name=f"{name}.wide", axis=1)
-
-
-def group_index(builder: Builder, term: Term) -> ir.Value:
-    """The group of each column of a term with groups."""
-    columns, size = term.values.shape[1], term.values.shape[1] if term.blocks is None else term.blocks.size
-    return builder.shared(f"groups.{columns}.{size}", (np.arange(columns) // size).astype(np.int32))
+    columns, size = term.values.shape[1], term.blocks.size
+    index = builder.shared(f"groups.{columns}.{size}", (np.arange(columns) // size).astype(np.int32))
+    return builder.call("Gather", groups, index, name=f"{name}.wide", axis=-1)
 
 
 def _horner(
@@ -146,8 +140,7 @@ def _regridded(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8W
     total = _summed(builder, weight, shape)
     scale = regrid(weight)[0]
     grid = builder.constant("scale", scale.numpy())
-    wide = builder.constant("wide", np.array([-1] + [1] * (len(shape) - 1)))
-    divided = builder.call("Div", total, builder.call("Reshape", grid, wide, name="steps"), name="steps.of")
+    divided = builder.call("Div", total, column(builder, grid, len(shape), "steps"), name="steps.of")
     integers = builder.cast(builder.call("Round", divided, name="rounded"), ir.DataType.INT8, "int8")
     return Int8Weight(integers, grid, scale.numpy())
 
@@ -155,14 +148,10 @@ def _regridded(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8W
 def _summed(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value:
     """The sum of all terms in float32."""
     total: ir.Value | None = None
-    along = [-1] + [1] * (len(shape) - 1)
     for number, term in enumerate(weight.terms, 1):
         values = plane_of(builder, term, shape, number, integer=False)
         scale = stored_scale(builder, term.scale, f"scale{number}")
-        column = builder.call(
-            "Reshape", scale, builder.shared(f"wide.{len(along)}", np.array(along)), name=f"column{number}"
-        )
-        part = builder.call("Mul", values, column, name=f"term{number}")
+        part = builder.call("Mul", values, column(builder, scale, len(shape), f"column{number}"), name=f"term{number}")
         if total is None:
             total = part
         elif term.rows is None:
@@ -173,6 +162,12 @@ def _summed(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value
     if total is None:
         raise AssertionError
     return total
+
+
+def column(builder: Builder, scale: ir.Value, rank: int, name: str) -> ir.Value:
+    """Scales `(out,)` beside rows of a tensor of that rank, `(out, …)`."""
+    along = builder.shared(f"column.{rank}", np.array([-1] + [1] * (rank - 1)))
+    return builder.call("Reshape", scale, along, name=name)
 
 
 def stored_scale(builder: Builder, scale: Tensor, name: str) -> ir.Value:

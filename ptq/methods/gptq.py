@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
+from typing import ClassVar, Self
 
 from ptq.errors import OptionError
-from ptq.formats import INT8_MAX, PORTABLE_MAX
-from ptq.ladder import Ladder
-from ptq.method import Request
-from ptq.scheme import Scheme
-from ptq.solve import Curvature, one_term
+from ptq.method import OneTerm, Request
 
 
 @dataclass(frozen=True)
-class Gptq:
+class Gptq(OneTerm):
     """Columns go from the most to the least powerful input, scales of groups are fixed before ("static groups")."""
 
-    OPTIONS: ClassVar[frozenset[str]] = frozenset()
-
-    scheme: Scheme
-    portable: bool = False
+    FEEDBACK: ClassVar[bool] = True
 
     @classmethod
-    def of(cls, request: Request) -> Gptq:
+    def of(cls, request: Request) -> Self:
         """Any scheme.
 
         Raises:
@@ -34,29 +25,12 @@ class Gptq:
         """
         if not request.has_data:
             raise OptionError("--method gptq needs calibration data; give --data, or use --method rtn")
-        return cls(request.scheme, request.portable)
+        return super().of(request)
 
     @property
     def needs(self) -> frozenset[str]:
         """The second moment of the inputs."""
         return frozenset({"moment"})
-
-    @property
-    def integral(self) -> bool:
-        """There is one term."""
-        return True
-
-    def ladder(
-        self,
-        weight: Tensor,
-        curvature: Curvature,
-        *,
-        points: int | None = None,  # noqa: ARG002  (there is one)
-        least_scale: Tensor | None = None,
-    ) -> Ladder:
-        """Quantize a weight `(groups, rows, in)`."""
-        most = PORTABLE_MAX if self.portable else INT8_MAX
-        return one_term(weight, self.scheme, curvature, feedback=True, most=most, least_scale=least_scale)
 
 
 METHOD = Gptq

@@ -70,11 +70,9 @@ def channelled(model: ir.Model, names: Collection[str]) -> Session:
         low, high, power = channels_as(name)
         _reduce(copy.graph, "ReduceMin", values[name], low)
         _reduce(copy.graph, "ReduceMax", values[name], high)
-        square = ir.node("Mul", [values[name], values[name]], name=f"{power}.squares")
-        square.outputs[0].name, square.outputs[0].type = f"{power}.squares", values[name].type
-        square.outputs[0].shape = values[name].shape
-        copy.graph.append(square)
-        _reduce(copy.graph, "ReduceMean", square.outputs[0], power)
+        square = _call(copy.graph, "Mul", values[name], f"{power}.squares", values[name])
+        square.shape = values[name].shape
+        _reduce(copy.graph, "ReduceMean", square, power)
     return Session(copy)
 
 
@@ -104,10 +102,7 @@ def _reduce(graph: ir.Graph, op: str, value: ir.Value, name: str) -> None:
         value, rank = _call(graph, "Flatten", value, f"{name}.rows", axis=-1), 2
     axes = ir.Value(name=f"{name}.axes", const_value=ir.tensor(list(range(rank - 1)), name=f"{name}.axes"))
     graph.register_initializer(axes)
-    node = ir.node(op, [value, axes], {"keepdims": 0}, name=name)
-    node.outputs[0].name, node.outputs[0].type = name, value.type
-    graph.append(node)
-    graph.outputs.append(node.outputs[0])
+    _probe(graph, op, value, name, axes, keepdims=0)
 
 
 def _range(graph: ir.Graph, value: ir.Value) -> None:
@@ -145,12 +140,12 @@ def _step(value: ir.Value, most: int) -> int | None:
     return math.ceil(math.sqrt(math.prod(known) / most)) or 1 if known and len(known) == len(sizes) else None
 
 
-def _call(graph: ir.Graph, op: str, value: ir.Value, name: str, **attributes: Any) -> ir.Value:
-    node = ir.node(op, [value], attributes, name=name)
+def _call(graph: ir.Graph, op: str, value: ir.Value, name: str, *more: ir.Value, **attributes: Any) -> ir.Value:
+    node = ir.node(op, [value, *more], attributes, name=name)
     node.outputs[0].name, node.outputs[0].type = name, value.type
     graph.append(node)
     return node.outputs[0]
 
 
-def _probe(graph: ir.Graph, op: str, value: ir.Value, name: str, **attributes: Any) -> None:
-    graph.outputs.append(_call(graph, op, value, name, **attributes))
+def _probe(graph: ir.Graph, op: str, value: ir.Value, name: str, *more: ir.Value, **attributes: Any) -> None:
+    graph.outputs.append(_call(graph, op, value, name, *more, **attributes))
