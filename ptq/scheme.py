@@ -80,7 +80,10 @@ SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
         "nvfp4": Scheme(formats.get("fp4_e2m1"), 16, formats.get("fp8_e4m3fn"), per_tensor=True),
     }
 )
-"""Block formats by name: those of the Open Compute Project (Microscaling 1.0, table 1), and NVIDIA's NVFP4."""
+"""Block formats by name: those of the Open Compute Project (Microscaling 1.0, table 1), and NVIDIA's NVFP4.
+
+The numbers of `mxint8` are whole, where the standard's are 64ths and its scales 64 times ours; -128 is not among them.
+"""
 
 
 def known() -> list[str]:

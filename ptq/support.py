@@ -11,8 +11,11 @@ from typing import Final
 
 from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
 
-_UNREAD: Final = frozenset({"FLOAT4E2M1"})
-"""Types of ONNX that no kernel reads."""
+_UNUSED: Final = {
+    "FLOAT4E2M1": "no kernel of ONNX Runtime 1.32 on the CPU reads FLOAT4E2M1",
+    "FLOAT8E8M0": "FLOAT8E8M0 would take opset 24, and files are to load with less",
+}
+"""Types of ONNX that files do not hold, and why."""
 
 _BYTES: Final = frozenset({"INT8", "UINT8"})
 """Types that the integer kernels take as they are, for weights and for activations."""
@@ -51,7 +54,7 @@ class Support:
 
 def support(fmt: Format) -> Support:
     """How a format runs."""
-    stored_as = "codes" if fmt.onnx is None or fmt.onnx in _UNREAD else fmt.onnx
+    stored_as = _stored_as(fmt)
     decoded_by = "table" if stored_as == "codes" else None if stored_as in _BYTES else "Cast"
     computed_in = "int8" if fmt.fits_int8 or stored_as in _BYTES else "float32"
     blocks_from = max(_BLOCKS_OPSET, fmt.least_opset or 0) if stored_as in _BLOCKS else None
@@ -67,11 +70,45 @@ def support(fmt: Format) -> Support:
     return Support(stored_as, decoded_by, computed_in, blocks_from, activations, tuple(explained))
 
 
+def block_support(fmt: Format, scales: Format) -> Support:
+    """How a format runs whose numbers share a scale in groups along a row, a number of `scales`."""
+    numbers = support(fmt)
+    blocks_from = _BLOCKS_OPSET if fits_blocks(fmt) else None
+    blocks = f"weights of MatMul run in MatMulNBits, from opset {blocks_from} on"
+    if blocks_from is None:
+        blocks = f"MatMulNBits holds {INT8_MAX} steps, the largest number is {_reach(fmt)}"
+    kept = (f"{what} as {_named(_stored_as(of))}" for what, of in (("numbers", fmt), ("scales", scales)))
+    explained = (
+        ("computed", "in float32; the int8 kernels have one scale a row"),
+        ("blocks", blocks),
+        ("stored", f"{', '.join(kept)}; what they stand for folds when the file is loaded"),
+    )
+    return Support(
+        numbers.stored_as, numbers.decoded_by, "float32", blocks_from, activations=False, explained=explained
+    )
+
+
+def fits_blocks(fmt: Format) -> bool:
+    """Whether MatMulNBits takes the numbers: integers of its own types, or small multiples of one step."""
+    return fmt.fits_int8 or fmt.onnx in _BLOCKS
+
+
+def _stored_as(fmt: Format) -> str:
+    return "codes" if fmt.onnx is None or fmt.onnx in _UNUSED else fmt.onnx
+
+
+def _named(stored_as: str) -> str:
+    return "packed codes" if stored_as == "codes" else stored_as
+
+
+def _reach(fmt: Format) -> str:
+    return f"{fmt.reach:.12g} step{'s' * (fmt.reach != 1)} of {fmt.step!r}"
+
+
 def _computed(fmt: Format, computed_in: str) -> str:
-    reach = f"{fmt.reach:.12g} step{'s' * (fmt.reach != 1)} of {fmt.step!r}"
     if computed_in == "float32":
-        return f"in float32; the largest number is {reach}, where int8 kernels hold {INT8_MAX}"
-    exact = f"in int8: the kernels of Conv, Gemm and MatMul take every number exactly, as at most {reach}"
+        return f"in float32; the largest number is {_reach(fmt)}, where int8 kernels hold {INT8_MAX}"
+    exact = f"in int8: the kernels of Conv, Gemm and MatMul take every number exactly, as at most {_reach(fmt)}"
     if PORTABLE_MAX < fmt.reach <= INT8_MAX:  # unsigned weights have kernels of their own, which do not saturate
         return f"{exact}; on CPUs without VNNI, sums of weights above {PORTABLE_MAX} steps may saturate"
     return exact
@@ -82,5 +119,5 @@ def _stored(fmt: Format, stored_as: str, decoded_by: str | None, computed_in: st
         return f"as {stored_as}, which the kernels read"
     if decoded_by == "Cast":
         return f"as {stored_as}; a Cast to {computed_in} folds when the file is loaded"
-    unread = "" if fmt.onnx is None else f"; no kernel of ONNX Runtime 1.32 on the CPU reads {fmt.onnx}"
-    return f"as packed codes; a table lookup to {computed_in} folds when the file is loaded{unread}"
+    why = "" if fmt.onnx is None else f"; {_UNUSED[fmt.onnx]}"
+    return f"as {_named(stored_as)}; a table lookup to {computed_in} folds when the file is loaded{why}"

@@ -6,13 +6,10 @@ from enum import Enum
 
 import onnx_ir as ir
 
-from ptq.formats import INT8_MAX
 from ptq.method import Method
 from ptq.model.graph import Model
 from ptq.model.sites import CONV, GEMM, LOOKUPS, PRODUCTS, RECURRENT, Site
-
-_UNSIGNED = ("UINT2", "UINT4", "UINT8")
-"""Integers with a zero point, which MatMulNBits has too."""
+from ptq.support import fits_blocks
 
 
 class Execution(Enum):
@@ -46,7 +43,7 @@ def execution(model: Model, site: Site, method: Method, activations: str) -> Exe
         return Execution.WEIGHTS
     if activations == "none":
         alone = len(site.products) == 1  # ONNX Runtime makes no MatMulNBits of a weight that is read twice
-        return Execution.BLOCKS if site.op in PRODUCTS and alone and _fits_blocks(method) else Execution.WEIGHTS
+        return Execution.BLOCKS if site.op in PRODUCTS and alone and _in_blocks(method) else Execution.WEIGHTS
     if activations not in ("uint8", "dynamic"):
         return Execution.SIMULATED
     if site.op == CONV:
@@ -67,7 +64,6 @@ def _rank(value: ir.Value | None) -> int | None:
     return len(value.shape) if value is not None and value.shape is not None else None
 
 
-def _fits_blocks(method: Method) -> bool:
+def _in_blocks(method: Method) -> bool:
     """Whether the weights are integers that MatMulNBits takes, times scales that it takes."""
-    fmt = method.scheme.format
-    return method.integral and (fmt.onnx in _UNSIGNED or method.scheme.limit <= INT8_MAX)
+    return method.integral and fits_blocks(method.scheme.format)
