@@ -1,4 +1,13 @@
-"""Rounding to a format: the one place where a number becomes a number of the grid."""
+"""Rounding to a format: the one place where a number becomes a number of the grid.
+
+Rounding and format are independent of each other. LUQ's unbiased logarithmic rounding (arXiv:2112.10769, equations 10
+to 16) is STOCHASTIC on powers of two with a zero, `luq_fp4` or `luq_fp4_paper`. In units of the smallest power:
+
+- below it, |x| < 1: its sign times 1 with the probability |x|, else 0. That is the paper's stochastic underflow.
+- from it on, low <= |x| < 2 low: 2 low with the probability (|x| - low) / low, else low. That is its log-SR.
+
+Both are one rule for neighbours on the grid, zero being one of them, so E[round_to(x)] = x from -max to max.
+"""
 
 from __future__ import annotations
 
@@ -17,53 +26,68 @@ class Rounding(Enum):
     """What happens between two neighbouring numbers of a format."""
 
     NEAREST_EVEN = auto()
+    """To the nearest, of two equally near ones to that with the even code."""
+    NEAREST_AWAY = auto()
+    """To the nearest, of two equally near ones to that farther from 0.
+
+    On powers of two it is LUQ's RDNP, 2^floor(log2(4/3 |x|)) (arXiv:2112.10769, equation 13), which rounds to the power
+    that is nearest in the linear domain, not to the one whose logarithm is.
+    """
     STOCHASTIC = auto()
+    """To one of the two with the chances that make the mean `x`, and the variance (x - low) (high - x)."""
 
 
 def round_to(
     fmt: Format, x: Tensor, mode: Rounding = Rounding.NEAREST_EVEN, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Numbers of the format for a floating tensor, in its shape and dtype; saturates, and NaN stays NaN.
+    """Numbers of the format for a floating tensor, in its shape and dtype, which has to hold them.
 
-    NEAREST_EVEN takes the nearest number, of two equally near ones that with the even code. STOCHASTIC takes one of
-    the two neighbours so that the mean is `x`.
+    It saturates, infinities too, and NaN stays NaN. A zero has the sign of `x` where the format has a negative one, and
+    none elsewhere.
 
     Raises:
         OptionError: stochastic rounding without a generator.
 
     """
-    if mode is Rounding.STOCHASTIC:
-        if generator is None:
-            raise OptionError("stochastic rounding has no generator; pass a seeded torch.Generator")
-        return _stochastic(fmt, x, generator)
-    return nearest(fmt)(x)
+    if mode is not Rounding.STOCHASTIC:
+        return nearest(fmt, away=mode is Rounding.NEAREST_AWAY)(x)
+    if generator is None:
+        raise OptionError("stochastic rounding has no generator; pass a seeded torch.Generator")
+    return stochastic(fmt, x, torch.rand(x.shape, generator=generator, dtype=torch.float64, device=x.device))
 
 
-def nearest(fmt: Format) -> Callable[[Tensor], Tensor]:
-    """`round_to` the nearest number, for loops that round many small tensors to one format."""
-    if _is_integer_grid(fmt):
+def nearest(fmt: Format, *, away: bool = False) -> Callable[[Tensor], Tensor]:
+    """`round_to` the nearest number, for loops that round many small tensors to one format; `away` is where ties go."""
+    if _is_integer_grid(fmt) and not away:
         low, high = fmt.min, fmt.max
-        return lambda x: x.round().clamp(low, high)
-    table, boundaries = _table(fmt), _boundaries(fmt)
+        return lambda x: x.round().clamp_(low, high).add_(0.0)  # -0 + 0 is 0
+    table, boundaries = _table(fmt), _boundaries(fmt, away=away)
 
     def from_table(x: Tensor) -> Tensor:
         index = torch.searchsorted(boundaries.to(x.device), x.double().contiguous())  # torch warns of others
-        return _kept_nan(x, table.to(x.device)[index])
+        return _finished(fmt, x, table.to(x.device)[index])
 
     return from_table
 
 
-def _stochastic(fmt: Format, x: Tensor, generator: torch.Generator) -> Tensor:
+def stochastic(fmt: Format, x: Tensor, uniform: Tensor) -> Tensor:
+    """`round_to` by chance: the upper neighbour where `uniform`, float64 in [0, 1), is below the part of the way to it.
+
+    Both have 53 bits, so that a mean is off by less than 2^-52 of the gap between the neighbours.
+    """
     table = _table(fmt).to(x.device)
     inside = x.double().clamp(fmt.min, fmt.max)
     upper = torch.searchsorted(table, inside, right=True).clamp(1, len(table) - 1)
     low, high = table[upper - 1], table[upper]
-    chance = torch.rand(x.shape, generator=generator, dtype=torch.float64, device=x.device)
-    return _kept_nan(x, torch.where(chance * (high - low) < inside - low, high, low))
+    return _finished(fmt, x, torch.where(uniform * (high - low) < inside - low, high, low))
 
 
-def _kept_nan(x: Tensor, rounded: Tensor) -> Tensor:
-    return torch.where(x.isnan(), x, rounded.to(x.dtype))
+def _finished(fmt: Format, x: Tensor, rounded: Tensor) -> Tensor:
+    """As `x` in dtype, in what is NaN, and in the sign of a zero where the format has two."""
+    rounded = rounded.to(x.dtype)
+    if fmt.has_negative_zero:
+        rounded = rounded.copysign(x)  # no other number changes its sign when it is rounded
+    return torch.where(x.isnan(), x, rounded)
 
 
 @cache
@@ -79,7 +103,7 @@ def _is_integer_grid(fmt: Format) -> bool:
 
 
 @cache
-def _boundaries(fmt: Format) -> Tensor:
+def _boundaries(fmt: Format, *, away: bool) -> Tensor:
     """Where the nearest number changes, float64; a number at a boundary belongs below it.
 
     A boundary is halfway, or just under it when the tie goes to the upper number.
@@ -87,5 +111,6 @@ def _boundaries(fmt: Format) -> Tensor:
     values = _table(fmt)
     even = torch.tensor(fmt.codes) % 2 == 0
     halfway = (values[:-1] + values[1:]) / 2
+    up = halfway > 0 if away else even[1:] & ~even[:-1]
     below = torch.nextafter(halfway, torch.tensor(-torch.inf, dtype=torch.float64))
-    return torch.where(even[1:] & ~even[:-1], below, halfway)
+    return torch.where(up, below, halfway)

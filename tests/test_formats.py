@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -25,6 +26,7 @@ def test_a_format_is_an_ascending_table_that_fits_its_bits(name: str) -> None:
     assert list(fmt.values) == sorted(set(fmt.values))
     assert len(set(fmt.codes)) == len(fmt.values) <= 2**fmt.bits
     assert (fmt.min, fmt.max) == (fmt.values[0], fmt.values[-1])
+    assert not any(value == 0 and math.copysign(1, value) < 0 for value in fmt.values)
     assert 0.0 in fmt.values or isinstance(fmt, LogFormat) or name.startswith("steps")
     assert 0 <= max(fmt.codes) < 2**fmt.bits
     steps = [value / fmt.step for value in fmt.values]

@@ -52,6 +52,11 @@ class Format:
         return False
 
     @property
+    def has_negative_zero(self) -> bool:
+        """Whether there is a negative zero besides, as in most floats; the table has one zero in any case."""
+        return False
+
+    @property
     def step(self) -> float:
         """The largest number that all others are multiples of."""
         ratios = [value.as_integer_ratio() for value in self.values if value]

@@ -71,6 +71,11 @@ class PartFormat(Format):
         """Their codes."""
         return tuple(code for _, code in self._kept)
 
+    @property
+    def has_negative_zero(self) -> bool:
+        """As in the whole format."""
+        return self.whole.has_negative_zero
+
 
 _NF4: Final = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),

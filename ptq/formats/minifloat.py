@@ -94,6 +94,11 @@ class FloatFormat(Format):
         return tuple(code for _, code in self._numbers)
 
     @property
+    def has_negative_zero(self) -> bool:
+        """Where a sign bit is, unless that pattern is NaN."""
+        return self.signed and self.special is not Special.ZERO
+
+    @property
     def onnx(self) -> str | None:
         """The name of ONNX's TensorProto type with these codes; None for those it lacks."""
         return _ONNX.get(self.name, (None, None))[0]
