@@ -1,4 +1,4 @@
-"""Every small format against ml_dtypes, gfloat, torch and ONNX Runtime, the rest against its definition."""
+"""Every value of every small format against ml_dtypes, torch, gfloat and ONNX Runtime, or against its definition."""
 
 from __future__ import annotations
 
@@ -7,59 +7,19 @@ import math
 from fractions import Fraction
 
 import gfloat
-import gfloat.formats
 import numpy as np
 import onnx
 import pytest
 import scipy.stats
 import torch
 from onnx import helper
-from other_formats import ML_DTYPES
+from other_formats import GFLOAT, GFLOAT_TOLD, ML_DTYPES, ML_DTYPES_INTEGERS, TORCH
 
 from ptq import formats
-from ptq.formats import Format
+from ptq.formats.integer import IntFormat
 from ptq.formats.minifloat import FloatFormat, Special
 from ptq.model.session import Session
 from ptq.rounding import round_to
-
-GFLOAT = {
-    "fp8_e4m3fn": gfloat.formats.format_info_ocp_e4m3,
-    "fp8_e5m2": gfloat.formats.format_info_ocp_e5m2,
-    "fp6_e2m3": gfloat.formats.format_info_ocp_e2m3,
-    "fp6_e3m2": gfloat.formats.format_info_ocp_e3m2,
-    "fp4_e2m1": gfloat.formats.format_info_ocp_e2m1,
-    "e8m0": gfloat.formats.format_info_ocp_e8m0,
-}
-TORCH = {
-    "fp8_e4m3fn": torch.float8_e4m3fn,
-    "fp8_e4m3fnuz": torch.float8_e4m3fnuz,
-    "fp8_e5m2": torch.float8_e5m2,
-    "fp8_e5m2fnuz": torch.float8_e5m2fnuz,
-}
-COUNT = 1_000_000
-
-
-def patterns(fmt: Format) -> np.ndarray:
-    return np.array(fmt.codes).astype(np.uint8)
-
-
-def numbers(fmt: Format) -> torch.Tensor:
-    """A million floats of every size that the format has and of some that it has not, its ties, both zeros."""
-    rng = np.random.default_rng(0)
-    least = min(abs(value) for value in fmt.values if value)
-    octaves = rng.uniform(math.log2(least) - 3, min(math.log2(fmt.max) + 3, 126), COUNT)
-    spread = rng.choice([-1, 1], COUNT) * 2.0**octaves
-    values = np.array(fmt.values)
-    halfway = (values[1:] + values[:-1]) / 2
-    bits = rng.integers(0, 2**32, COUNT // 4, dtype=np.uint32).view(np.float32)
-    special = [0.0, -0.0, 1e-45, -1e-45, np.finfo(np.float32).tiny, np.finfo(np.float32).max]
-    every = np.concatenate([spread, values, halfway, bits[np.isfinite(bits)], special])
-    return torch.from_numpy(every.astype(np.float32))
-
-
-def inside(fmt: Format, x: torch.Tensor) -> torch.Tensor:
-    """What others round as we do: beyond the largest number some give infinity or NaN, where we saturate."""
-    return x.clamp(fmt.min, fmt.max)
 
 
 @pytest.mark.parametrize("name", ML_DTYPES)
@@ -71,68 +31,67 @@ def test_every_value_is_that_of_ml_dtypes(name: str) -> None:
     assert list(zip(fmt.values, fmt.codes, strict=True)) == held
 
 
-@pytest.mark.parametrize("name", GFLOAT)
+@pytest.mark.parametrize("name", TORCH)
+def test_every_value_is_that_of_torch(name: str) -> None:
+    fmt = formats.get(name)
+    every = torch.arange(256, dtype=torch.uint8).view(TORCH[name]).double()
+    assert every[list(fmt.codes)].tolist() == list(fmt.values)
+    left = sorted(set(range(256)) - set(fmt.codes))
+    assert not (every[left].isfinite() & (every[left] != 0)).any()
+    assert bool((every[left] == 0).any()) == fmt.has_negative_zero
+
+
+@pytest.mark.parametrize("name", GFLOAT | GFLOAT_TOLD)
 def test_every_value_is_that_of_gfloat(name: str) -> None:
-    fmt, info = formats.get(name), GFLOAT[name]
+    fmt, info = formats.get(name), (GFLOAT | GFLOAT_TOLD)[name]
     assert fmt.bits == info.bits
-    assert [gfloat.decode_float(info, code).fval for code in fmt.codes] == list(fmt.values)
+    codes = np.array(fmt.codes) % 2**fmt.bits
+    assert [gfloat.decode_float(info, int(code)).fval for code in codes] == list(fmt.values)
+    left = [gfloat.decode_float(info, code).fval for code in set(range(2**fmt.bits)) - set(codes.tolist())]
+    finite = [value for value in left if math.isfinite(value)]
+    assert finite == [-0.0] * fmt.has_negative_zero + [fmt.min - 1] * isinstance(fmt, IntFormat) * (fmt.min < 0)
 
 
-@pytest.mark.parametrize("name", [name for name in ML_DTYPES if name != "e8m0"])
-def test_rounding_is_that_of_ml_dtypes(name: str) -> None:
+@pytest.mark.parametrize("name", ML_DTYPES_INTEGERS)
+def test_every_integer_is_that_of_ml_dtypes(name: str) -> None:
     fmt = formats.get(name)
-    x = inside(fmt, numbers(fmt))
-    expected = x.numpy().astype(ML_DTYPES[name]).astype(np.float32)
-    np.testing.assert_array_equal(round_to(fmt, x).numpy(), expected)
+    patterns = (np.array(fmt.codes) % 2**fmt.bits).astype(np.uint8)
+    assert patterns.view(ML_DTYPES_INTEGERS[name]).astype(np.float64).tolist() == list(fmt.values)
 
 
-@pytest.mark.parametrize("name", TORCH)
-def test_rounding_is_that_of_torch(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [name for name, fmt in formats.FORMATS.items() if fmt.onnx not in (None, "FLOAT4E2M1")]
+)
+def test_every_value_is_that_of_the_cast_of_onnx_runtime(name: str) -> None:
+    """Of FLOAT4E2M1 it has none."""
     fmt = formats.get(name)
-    x = inside(fmt, numbers(fmt))
-    torch.testing.assert_close(round_to(fmt, x), x.to(TORCH[name]).float(), rtol=0, atol=0)
-
-
-def runtime(nodes: list[onnx.NodeProto], x: np.ndarray, opset: int, **weights: np.ndarray) -> np.ndarray:
-    """What ONNX Runtime makes of numbers `x`."""
+    dtype = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(str(fmt.onnx)))
+    patterns = (np.array(fmt.codes) % 2**fmt.bits).astype(np.uint8).view(dtype)
     graph = helper.make_graph(
-        nodes,
+        [helper.make_node("Cast", ["codes"], ["y"], to=onnx.TensorProto.FLOAT)],
         "g",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None])],
+        [],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None])],
-        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+        [onnx.numpy_helper.from_array(patterns, "codes")],
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    return Session(proto.SerializeToString()).run({"x": x})[0]
+    opsets = [helper.make_opsetid("", max(13, fmt.least_opset or 0))]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
+    assert Session(proto.SerializeToString()).run({})[0].astype(np.float64).tolist() == list(fmt.values)
 
 
-@pytest.mark.parametrize("name", TORCH)
-def test_rounding_is_that_of_the_cast_of_onnx_runtime(name: str) -> None:
-    """Beyond the largest number too: ONNX's Cast saturates unless it is told not to."""
-    fmt = formats.get(name)
-    x = torch.cat([numbers(fmt), torch.tensor([math.inf, -math.inf, math.nan])])
-    kind = onnx.TensorProto.DataType.Value(str(fmt.onnx))
-    nodes = [
-        helper.make_node("Cast", ["x"], ["q"], to=kind),
-        helper.make_node("Cast", ["q"], ["y"], to=onnx.TensorProto.FLOAT),
-    ]
-    np.testing.assert_array_equal(round_to(fmt, x).numpy(), runtime(nodes, x.numpy(), 21))
+def test_steps_of_an_octave_are_powers_of_two_to_8_bits() -> None:
+    """ulog8, in integers: value / 2^octave * 128 is the integer nearest to 128 * 2^(step / 16)."""
+    for code, value in zip(range(256), formats.get("ulog8").values, strict=True):
+        octave, step = divmod(code, 16)
+        near = Fraction(value) / 2**octave * 128
+        assert near.denominator == 1
+        assert (2 * near - 1) ** 16 < 2**step * 256**16 < (2 * near + 1) ** 16
 
 
-@pytest.mark.parametrize(("name", "scale"), [("uint8", 0.1), ("int8", 0.03), ("fp8_e4m3fn", 0.25), ("fp8_e5m2", 0.125)])
-def test_rounding_is_that_of_quantize_linear(name: str, scale: float) -> None:
-    fmt = formats.get(name)
-    x = (numbers(fmt) * scale).clamp(-1e30, 1e30)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(str(fmt.onnx)))
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-        helper.make_node("Cast", ["q"], ["y"], to=onnx.TensorProto.FLOAT),
-    ]
-    weights = {"scale": np.array(scale, np.float32), "zero": np.zeros((), dtype)}
-    expected = runtime(nodes, x.numpy(), 21, **weights)
-    if name == "int8":
-        expected = expected.clip(fmt.min, fmt.max)  # ours is symmetric
-    np.testing.assert_array_equal(round_to(fmt, x / np.float32(scale)).numpy(), expected)
+def test_whole_steps() -> None:
+    for bits in (1, 2, 3, 4):
+        assert formats.get(f"steps{2**bits}").values == tuple(range(1, 2**bits + 1))
+        assert formats.get(f"steps{2**bits}").codes == tuple(range(2**bits))
 
 
 def defined(fmt: FloatFormat, code: int) -> Fraction:
@@ -188,8 +147,8 @@ def test_n_hot_numbers() -> None:
 
     assert [v for v in HotFormat.of("mine", 1, 4).values if v >= 0] == [0, 1, 2, 4, 8]
     assert [v for v in HotFormat.of("mine", 2, 4).values if v >= 0] == [*range(11), 12]
-    powers = [0, *(sign * 2.0**p for p in range(7) for sign in (1, -1))]
-    for hot, name in ((1, "pot4"), (2, "nhot2"), (3, "nhot3")):
+    for hot, name, places in ((1, "pot3", 3), (1, "pot4", 7), (2, "nhot2", 7), (3, "nhot3", 7)):
+        powers = [0, *(sign * 2.0**p for p in range(places) for sign in (1, -1))]
         picks = itertools.combinations_with_replacement(powers, hot)
         sums = {sum(pick) for pick in picks if len({abs(p) for p in pick if p}) == sum(map(bool, pick))}
         assert set(formats.get(name).values) == sums
