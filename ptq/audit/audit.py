@@ -53,7 +53,7 @@ def audit(reference: Path, quantized: Path, feeds: Sequence[Feeds], checks: Chec
     if checks is Checks.AS_WRITTEN:
         _run_as_written(quantized, feeds)
         return Audit({}, None, None, *(Cost(file_bytes(path), None, None) for path in (reference, quantized)))
-    kernels = _kernels(quantized)
+    kernels = kernels_of(quantized)
     float_session, float_seconds = load(reference)
     session, seconds = load(quantized)
     one = next(_samples(feeds, 1, session.batch or float_session.batch), None)
@@ -91,7 +91,13 @@ def _run_as_written(path: Path, feeds: Sequence[Feeds]) -> None:
         raise AuditError(f"{path}, run as written: {error}") from error
 
 
-def _kernels(path: Path) -> dict[str, Kernel]:
+def kernels_of(path: Path) -> dict[str, Kernel]:
+    """The kernel of every site of a file with marks.
+
+    Raises:
+        AuditError: the file does not load.
+
+    """
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
         optimized = Path(folder) / "optimized.onnx"
         try:

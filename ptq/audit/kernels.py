@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnx import GraphProto, NodeProto
 
@@ -34,13 +34,14 @@ class Kernel:
     """The operator of the optimized graph that computes a site.
 
     `expected` is how the lowering meant it to compute; `reason` says why it is not an integer kernel on a weight
-    that was decoded at load, None where it is.
+    that was decoded at load, None where it is. `nodes` are the names of the operators, one for each use of the site.
     """
 
     op: str
     integer: bool
     expected: str
     reason: str | None
+    nodes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def find_kernels(written: GraphProto, optimized: GraphProto) -> dict[str, Kernel]:
@@ -100,7 +101,7 @@ def _kernel(node: NodeProto, decoding: str | None, expected: str, mark: str | No
         reason = mark or reason or f"runs as {node.op_type} in float"
     elif mark:
         reason = f"{mark}, but ONNX Runtime quantized it by itself"
-    return Kernel(node.op_type, integer, expected, reason)
+    return Kernel(node.op_type, integer, expected, reason, (node.name,))
 
 
 def _accuracy(node: NodeProto) -> int | None:
@@ -152,4 +153,5 @@ def _joined(kernels: Sequence[Kernel]) -> Kernel:
     """The kernels of the uses of one site as one: in integers if all are, with the first reason why not."""
     ops = ", ".join(sorted({kernel.op for kernel in kernels}))
     reason = next((kernel.reason for kernel in kernels if kernel.reason), None)
-    return Kernel(ops, all(kernel.integer for kernel in kernels), kernels[0].expected, reason)
+    nodes = tuple(name for kernel in kernels for name in kernel.nodes)
+    return Kernel(ops, all(kernel.integer for kernel in kernels), kernels[0].expected, reason, nodes)

@@ -162,7 +162,7 @@ def _matmul(node: ir.Node, weight: ir.Value) -> Site | None:
 
 
 def _lookup(node: ir.Node, weight: ir.Value) -> Site | None:
-    if len(_shape(weight)) != 2 or not _takes_rows(node) or _shape(weight)[0] < _LEAST_TABLE:
+    if len(_shape(weight)) != 2 or not _takes_rows(node) or _shape(weight)[0] < _LEAST_TABLE or not _embeds(node):
         return None
     uses = (_use(node, None, biased=False),)
     return Site(_name(node, weight), node.op_type, _id(weight), _shape(weight), 1, transposed=False, uses=uses)
@@ -175,6 +175,27 @@ def _takes_rows(node: ir.Node) -> bool:
     return axes is not None and axes.tolist() == [0]
 
 
+def _embeds(node: ir.Node) -> bool:
+    """Whether rows are embeddings: not what is added to attention scores, nor, of positions, a mask or an angle."""
+    readers = list(_readers(node.outputs[0]))
+    if any(reader.op_type == "Add" and _is_softmax_next(reader) for reader in readers):
+        return False
+    return node.op_type == GATHER or all(reader.op_type in _SUMS for reader in readers)
+
+
+def _readers(value: ir.Value) -> Iterator[ir.Node]:
+    """What computes with a value, whatever layout it is brought into before."""
+    for node in value.consumers():
+        if node.op_type in _LAYOUT:
+            yield from _readers(node.outputs[0])
+        else:
+            yield node
+
+
+def _is_softmax_next(node: ir.Node) -> bool:
+    return any(reader.op_type == "Softmax" for reader in _readers(node.outputs[0]))
+
+
 def _recurrent(node: ir.Node, weight: ir.Value) -> Site | None:
     uses = (_use(node, None, biased=False),)
     return Site(_name(node, weight), node.op_type, _id(weight), _shape(weight), 1, transposed=False, uses=uses)
@@ -182,6 +203,10 @@ def _recurrent(node: ir.Node, weight: ir.Value) -> Site | None:
 
 _LEAST_TABLE = 16
 """Fewer rows than this are no table but a choice between a few vectors, such as of segments."""
+
+_LAYOUT: Final = frozenset({"Cast", "Expand", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_SUMS: Final = frozenset({"Add", "Concat", "LayerNormalization", "Sum"})
+"""What embeddings of positions go into; angles are multiplied with, and masks cut along their other axis too."""
 
 _READERS = {
     CONV: _conv,

@@ -82,7 +82,7 @@ def _grid(widest: Tensor, weight: Tensor, scheme: Scheme, curvature: Curvature, 
             return ScaleGrid.exact(None if least is None else least.max())
         return scale_grid(weight, reaches, curvature, least)
     if factors == formats.get("ulog8"):
-        return ScaleGrid(unit_below(largest), least)
+        return ScaleGrid(unit_below(largest * max(1.0, float(candidates(scheme.format).max()))), least)
     if scheme.per_tensor:
         return ScaleGrid(max(largest / factors.max, torch.finfo(torch.float32).tiny), least, factors)
     if factors.min == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -27,11 +26,17 @@ _FINE_LIMIT = 16
 """From here on an even grid is so fine that clipping its range cannot gain much."""
 
 _FINEST = torch.tensor([1.0, 1.02])
-_FINEST_LIMIT = 64
-"""From here on it loses, at the output of a network, what a layer by itself seems to gain; up to the next scale."""
+_OCTAVE = torch.linspace(1.0, 2.0, 12)
+_FINEST_LIMIT = 60
+"""From so many steps on, clipping loses at the output of a network what a layer by itself seems to gain; so only up to
+the next scale or, where the steps of large numbers are coarser, over an octave, after which those fall as they did."""
 
 _IDLE = 2.0**-24
 """The part of the most powerful row's output below which a row's is nothing to an 8-bit tensor of all of them."""
+
+_TAPERED = torch.cat([_COARSE[:6] * 2.0**octave for octave in range(-3, 2)])
+"""For formats whose large numbers are coarse, in relation to their size: the largest weight is put around the largest
+number that is not."""
 
 _SPARE = 2.0
 """How far beyond the scales that are tried one may settle."""
@@ -99,8 +104,9 @@ def compact(values: Tensor, fmt: Format) -> Tensor:
 
 
 def limits(fmt: Format) -> tuple[float, float]:
-    """How far the numbers of a format reach: the largest, and the largest that is not coarse."""
-    return max(-fmt.min, fmt.max), _finest(fmt)
+    """The most and the least that the largest weight of a row may become in numbers of a format."""
+    largest, tried = max(-fmt.min, fmt.max), candidates(fmt).clamp_min(1.0)  # what clips is in the grid anyway
+    return largest / float(tried.min()), largest / float(tried.max())
 
 
 @cache
@@ -110,11 +116,13 @@ def candidates(fmt: Format) -> Tensor:
     Smaller ones clip. Larger ones leave large numbers unused, which pays where those are farther apart than others, in
     relation to their size, as in posits.
     """
+    limit = max(-fmt.min, fmt.max) / fmt.step
     if _is_even(fmt):
-        limit = max(-fmt.min, fmt.max) / fmt.step
         return _FINEST if limit >= _FINEST_LIMIT else _FINE if limit >= _FINE_LIMIT else _COARSE
-    octaves = math.ceil(math.log2(fmt.max / _finest(fmt)))
-    return torch.cat([_FINEST[1:], _COARSE, *(_COARSE[:6] * 2.0**octave for octave in range(1, octaves))])
+    unused = fmt.max / _finest(fmt)
+    if unused > 2:
+        return _TAPERED * unused
+    return _OCTAVE if limit >= _FINEST_LIMIT else torch.cat([_FINEST[1:], _COARSE])
 
 
 @cache
@@ -123,7 +131,7 @@ def _finest(fmt: Format) -> float:
     values = [value for value in fmt.values if value > 0]
     gaps = {high: (high - low) / high for low, high in itertools.pairwise(values)}
     least = min(gaps.values(), default=1.0)
-    return max((value for value, gap in gaps.items() if gap <= 2 * least), default=fmt.max)
+    return max((value for value, gap in gaps.items() if gap == least), default=fmt.max)
 
 
 def _is_even(fmt: Format) -> bool:
