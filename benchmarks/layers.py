@@ -76,9 +76,7 @@ def main(model: Path, quantized: Path, data: Path, length: int | None, rounds: i
     )
 
 
-def _measured(
-    model: Path, quantized: Path, data: Path, length: int | None, rounds: int, folder: Path
-) -> list[Times]:
+def _measured(model: Path, quantized: Path, data: Path, length: int | None, rounds: int, folder: Path) -> list[Times]:
     source = open_data(data)
     prepared = Model.of(capture(model, CaptureOptions(), source.example()))
     feeds = _cut(next(fit(source, prepared.inputs).batches(1)).feeds, length)

@@ -62,8 +62,10 @@ def check_headers(headers: Mapping[str, Header], inputs: Sequence[InputSpec], ti
     counts = {spec.name: headers[spec.name].shape[0] for spec in inputs if headers[spec.name].shape}
     labels = headers.get(LABELS)
     if labels is not None:
-        if len(labels.shape) != 1 or labels.dtype.kind not in "iu":
-            raise DataError(f"{title}: labels must be int64[samples], got {labels}; give class numbers")
+        if not labels.shape or labels.dtype.kind not in "iu":
+            raise DataError(
+                f"{title}: labels must be int64[samples] or int64[samples,positions], got {labels}; give class numbers"
+            )
         counts[LABELS] = labels.shape[0]
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{count} of {name!r}" for name, count in counts.items())

@@ -51,9 +51,10 @@ class Dataset:
         return count if self.limit is None else min(count, self.limit)
 
     @property
-    def has_labels(self) -> bool:
-        """Whether the samples have classes."""
-        return next(self.batches(1)).labels is not None
+    def label_rank(self) -> int | None:
+        """1 where every sample has a class, more where its positions have; None without labels."""
+        labels = next(self.batches(1)).labels
+        return None if labels is None else labels.ndim
 
     def take(self, count: int) -> Dataset:
         """The first so many samples, rounded up to whole batches of a model that is fixed to a size of them."""

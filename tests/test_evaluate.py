@@ -71,7 +71,7 @@ def test_equal_outputs() -> None:
     x = np.eye(4, dtype=np.float32)
     x[3] = 0
     found = evaluate(same(), same(), [Batch({"x": x}, np.array([0, 1, 0, 0]))])
-    assert found == Accuracy(4, 4, 0.75, 0.75, 1.0, None, 1.0, 0)
+    assert found == Accuracy(4, 4, 0.75, 0.75, 1.0, None, 1.0, 0, positions=4)
 
 
 def test_lengths_may_differ_between_batches() -> None:
@@ -83,6 +83,48 @@ def test_lengths_may_differ_between_batches() -> None:
     assert (found.samples, found.labelled, found.top1) == (5, 0, None)
     assert found.agreement == 1.0
     assert found.sqnr_db == pytest.approx(10 * np.log10(power / noise), abs=1e-4)
+
+
+def test_tokens_decide_one_by_one() -> None:
+    rng = np.random.default_rng(1)
+    x, by = rng.normal(size=(3, 6, 4)).astype(np.float32), rng.normal(size=4).astype(np.float32)
+    labels = rng.integers(0, 4, (3, 6))
+    labels[:, -1] = -100  # the last token has no next one
+    shape = ("n", "length", "c")
+    found = evaluate(same(shape), shifted(by, shape), batches(x, labels, [2]))
+    a, b = x.astype(float), (x + by).astype(float)
+    known = labels >= 0
+    assert (found.samples, found.positions, found.labelled) == (3, 18, 15)
+    assert found.agreement == (a.argmax(2) == b.argmax(2)).mean()
+    assert found.top1_float == (a.argmax(2) == labels)[known].mean()
+    assert found.top1 == (b.argmax(2) == labels)[known].mean()
+    for logits, perplexity in ((a, found.perplexity_float), (b, found.perplexity)):
+        chances = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
+        of_labels = np.take_along_axis(chances, labels.clip(0)[..., None], 2)[..., 0][known]
+        assert perplexity == pytest.approx(np.prod(of_labels) ** (-1 / 15))
+
+
+def test_pixels_decide_one_by_one() -> None:
+    x = np.random.default_rng(2).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    shape = ("n", "c", "h", "w")
+    found = evaluate(same(shape), shifted(np.zeros((3, 1, 1)), shape), [Batch({"x": x}, x.argmax(1))])
+    assert (found.samples, found.positions, found.labelled, found.top1, found.agreement) == (2, 40, 40, 1.0, 1.0)
+
+
+def test_perplexity_beyond_all_numbers_is_none() -> None:
+    x = np.zeros((1, 2, 2), np.float32)
+    shape = ("n", "length", "c")
+    found = evaluate(same(shape), shifted([0, 2e4], shape), [Batch({"x": x}, np.array([[0, 0]]))])
+    assert (found.perplexity_float, found.perplexity) == (pytest.approx(2), None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"), [([[0, 1, 0]], "2 positions has 3 labels"), ([[0, 5]], "label 5 is none of 2 classes")]
+)
+def test_labels_by_position_that_do_not_fit(labels: list[list[int]], said: str) -> None:
+    shape = ("n", "length", "c")
+    with pytest.raises(DataError, match=said):
+        evaluate(same(shape), same(shape), [Batch({"x": np.zeros((1, 2, 2), np.float32)}, np.array(labels))])
 
 
 def test_only_some_batches_have_labels() -> None:

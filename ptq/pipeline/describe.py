@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def describe(
         accuracy=accuracy,
         file=_file(found),
         stages=dict(stages.seconds),
-        notes=_notes(made),
+        notes=(*_notes(made), *_label_notes(seen, accuracy)),
         warnings=(),
         elsewhere=made.elsewhere,
     )
@@ -181,6 +181,12 @@ def _notes(made: Made) -> tuple[str, ...]:
     if made.evaluation is None and made.data is None:
         notes.append("no data to run on: accuracy, latency and memory were not measured")
     return tuple(notes)
+
+
+def _label_notes(seen: Dataset | None, accuracy: AccuracyReport | None) -> Iterator[str]:
+    unused = accuracy is not None and accuracy.labelled == 0
+    if unused and seen is not None and seen.label_rank is not None:
+        yield "the labels are not used: they are one a sample, and the first output is not classes of samples"
 
 
 def _decibel(power: float, noise: float) -> float | None:

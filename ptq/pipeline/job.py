@@ -15,6 +15,7 @@ from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
 from calibration.spec import InputSpec
 from ptq.errors import OptionError
+from ptq.evaluate import check_labels
 from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
@@ -70,7 +71,7 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
             check_not_input(job.output, raw.data_files)
         model = Model.of(raw.graph)
     data = None if source is None else fit(source, model.inputs)
-    evaluation = None if unseen is None else fit(unseen, model.inputs)
+    evaluation = None if unseen is None else _evaluation(unseen, model)
     plan = recipe.plan(model.sites, has_data=data is not None)
     executions = _executions(model, plan)
     reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
@@ -96,6 +97,14 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     if job.output is not None:
         result.save(job.output, overwrite=job.overwrite)
     return result
+
+
+def _evaluation(source: Source, model: Model) -> Dataset:
+    """Data that go with the model's inputs and first output."""
+    found = fit(source, model.inputs)
+    shape = model.shape(model.outputs[0])
+    check_labels(found.label_rank, None if shape is None else len(shape), source.title)
+    return found
 
 
 def _example(source: Source | None) -> Mapping[str, np.ndarray] | None:

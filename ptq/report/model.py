@@ -61,6 +61,9 @@ class AccuracyReport:
     sqnr_db: float | None
     cosine: float | None
     nonfinite: int
+    positions: int | None = None
+    perplexity_float: float | None = None
+    perplexity: float | None = None
 
 
 @dataclass(frozen=True)
