@@ -54,17 +54,15 @@ def smooth(channels: Channels, weights: Sequence[Tensor], limit: float) -> Smoot
 
     Weights are rounded to integers up to `limit`, the input to 8 bits over its range.
     """
-    weight = torch.cat(list(weights)).float()
-    stats = _Stats(channels.low.float(), channels.high.float(), channels.power.float(), weight, limit)
+    stats = _Stats.of(channels, torch.cat(list(weights)).float(), limit)
     everywhere = torch.ones_like(stats.low, dtype=torch.bool)
     plain = stats.error(torch.ones_like(stats.low), everywhere)
-    reach = torch.maximum(-stats.low, stats.high)
     best: tuple[float, Smoothing] | None = None
     for count in _ASIDE:
-        if count >= len(reach):
+        if count >= len(stats.reach):
             break
         kept = everywhere.clone()
-        kept[reach.topk(count).indices] = False
+        kept[stats.reach.topk(count).indices] = False
         error, scale = stats.best(kept)
         worth = _WORTH_ASIDE * (plain if best is None else best[0]) if count else _WORTH_SCALING * plain
         if error < worth:
@@ -74,34 +72,39 @@ def smooth(channels: Channels, weights: Sequence[Tensor], limit: float) -> Smoot
 
 @dataclass(frozen=True)
 class _Stats:
+    """What the error depends on: ends and mean squares of the channels `(in,)`, and magnitudes of the weights."""
+
     low: Tensor
     high: Tensor
     power: Tensor
-    weight: Tensor
+    reach: Tensor
+    magnitude: Tensor
+    sizes: tuple[Tensor, Tensor]
     limit: float
+
+    @classmethod
+    def of(cls, channels: Channels, weight: Tensor, limit: float) -> _Stats:
+        low, high = channels.low.float(), channels.high.float()
+        magnitude = weight.abs()
+        sizes = magnitude.amax(0), magnitude.square().mean(0).sqrt()
+        return cls(low, high, channels.power.float(), torch.maximum(-low, high), magnitude, sizes, limit)
 
     def error(self, scale: Tensor, kept: Tensor) -> float:
         """The expected squared error of all outputs, from rounding the input and from rounding the weights."""
         width = (self.high * scale)[kept].max().clamp_min(0) - (self.low * scale)[kept].min().clamp_max(0)
-        weight = self.weight[:, kept] / scale[kept]
-        step = weight.abs().amax(1) / self.limit
-        of_input = (width / _LEVELS) ** 2 / 12 * weight.square().sum()
+        taken = torch.where(kept, 1 / scale, 0.0)
+        step = (self.magnitude * taken).amax(1) / self.limit
+        power_of_weights = len(self.magnitude) * (self.sizes[1] * taken).square().sum()
+        of_input = (width / _LEVELS) ** 2 / 12 * power_of_weights
         of_weights = step.square().sum() / 12 * (self.power * scale.square())[kept].sum()
         return float(of_input + of_weights)
 
     def best(self, kept: Tensor) -> tuple[float, Tensor]:
         """The least error over strengths, and over two ways to measure the weights of a channel."""
-        reach = torch.maximum(-self.low, self.high)
-        found: tuple[float, Tensor] | None = None
-        for size in (self.weight.abs().amax(0), self.weight.square().mean(0).sqrt()):
-            for strength in _STRENGTHS:
-                scale = _balanced(reach, size, float(strength))
-                error = self.error(scale, kept)
-                if found is None or error < found[0]:
-                    found = error, scale
-        if found is None:
-            raise AssertionError
-        return found
+        scales = [_balanced(self.reach, size, float(strength)) for size in self.sizes for strength in _STRENGTHS]
+        errors = [self.error(scale, kept) for scale in scales]
+        least = min(errors)
+        return least, scales[errors.index(least)]
 
 
 def _balanced(reach: Tensor, size: Tensor, strength: float) -> Tensor:
