@@ -15,9 +15,9 @@ from torch import Tensor
 
 import ptq
 from ptq.model.graph import Model
-from ptq.model.rescale import Rescaling, rescaled
+from ptq.model.rescale import Rescaling, normalized, rescaled
 from ptq.model.session import Session
-from ptq.smoothing import smooth
+from ptq.smoothing import smooth, uneven
 
 K, N, BATCH, TOKENS = 48, 32, 6, 10
 
@@ -108,8 +108,10 @@ def network(name: str) -> onnx.ModelProto:
     generator = np.random.default_rng(2)
     shapes = {"w": (K, N), "v": (K, N), "b": (N,), "gamma": (K,), "beta": (K,)}
     known = {key: generator.normal(1.0, 0.5, shape).astype(np.float32) for key, shape in shapes.items()}
-    used = {key: array for key, array in known.items() if re.search(rf"\b{key}\b", BODIES[name])}
-    return graphs.with_arrays(BODIES[name], f"float[n, t, {K}] x", f"float[n, t, {N}] y", used)
+    body = {**BODIES, "gemm": "y = Gemm (x, w, b)"}[name]
+    used = {key: array for key, array in known.items() if re.search(rf"\b{key}\b", body)}
+    axes = "n" if name == "gemm" else "n, t"
+    return graphs.with_arrays(body, f"float[{axes}, {K}] x", f"float[{axes}, {N}] y", used)
 
 
 def feeds(outlier: float = 40.0) -> dict[str, np.ndarray]:
@@ -131,6 +133,39 @@ def test_a_rescaled_graph_is_the_same_function(name: str, aside: list[int]) -> N
     ops = [node.op_type for node in made.graph.graph]
     folds = name in ("normalized", "gated") and not aside
     assert len(ops) == len(list(model.graph.graph)) + (not folds) + 3 * len(model.sites) * bool(aside)
+
+
+@pytest.mark.parametrize("name", [*BODIES, "gemm"])
+def test_a_normalized_graph_is_the_same_function(name: str) -> None:
+    """Also for a vector of zeros, and one of the smallest and one of the largest floats."""
+    proto = network(name)
+    model, data = Model.of(ir.from_proto(proto)), feeds()
+    data["x"][0, 0], data["x"][0, 1], data["x"][0, 2] = 0.0, 1e-38, 1e30
+    data = {"x": data["x"].reshape(-1, K)} if name == "gemm" else data
+    made = normalized(model, {site.name for site in model.sites})
+    expected, got = (each.session().run(data)[0] for each in (model, made))
+    np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5 * np.abs(expected).max())
+    assert [site.name for site in made.sites] == [site.name for site in model.sites]
+    assert [str(value.name) for value in made.graph.graph.outputs] == ["y"]
+    assert sum(node.op_type == "ReduceMax" for node in made.graph.graph) == 1
+
+
+def test_vectors_are_uneven_where_few_are_large() -> None:
+    even = inputs(1.0)
+    assert not uneven(seen(even))
+    assert not uneven(seen(torch.zeros(10, K)))
+    even[::100] *= 20
+    assert uneven(seen(even))
+
+
+def test_a_large_vector_takes_nothing_from_the_others() -> None:
+    """The range of one call is that of its largest vector, unless each has its own."""
+    proto, data = network("plain"), {"x": np.tile(feeds(1.0)["x"], (1, 10, 1))}
+    data["x"][:, 0] *= 50
+    result = ptq.quantize(proto, data, method="rtn", weights="int8")
+    expected, got = (Session(each).run(data)[0][:, 1:] for each in (proto.SerializeToString(), result.content))
+    assert 10 * np.log10((expected**2).sum() / ((expected - got) ** 2).sum()) > 30
+    assert all(layer.integer for layer in result.report.layers)
 
 
 def test_the_file_is_closer_to_float_with_smoothing() -> None:

@@ -1,8 +1,8 @@
-"""Scale the channels of inputs of products in a graph, and take the scales out of the weights: the same function."""
+"""Scale inputs of products in a graph, by channel or by vector, and take the scales out behind: the same function."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,45 @@ def rescaled(model: Model, rescalings: Iterable[Rescaling]) -> Model:
     return Model(copy)
 
 
+def normalized(model: Model, names: Container[str]) -> Model:
+    """A copy in which every vector of the inputs of the named sites is divided by its largest magnitude.
+
+    It is so for all sites that read the input, and their products are multiplied with it. Each site has one use.
+    """
+    inputs = dict.fromkeys(site.uses[0].input for site in model.sites if site.name in names)
+    copy = model.graph.clone()
+    nodes = {str(node.name): node for node in copy.graph}
+    for name in inputs:
+        _normalize(copy.graph, [nodes[site.uses[0].node] for site in model.sites if site.uses[0].input == name])
+    return Model(copy)
+
+
+def _normalize(graph: ir.Graph, readers: Sequence[ir.Node]) -> None:
+    value = readers[0].inputs[0]
+    if value is None:
+        raise ModelError(f"{readers[0].name} has no input")
+    axis = _initializer(graph, f"{value.name}/rows.axis", np.array([-1], np.int64))
+    tiny = _initializer(graph, f"{value.name}/rows.least", np.array(np.finfo(np.float32).tiny, np.float32))
+    sizes = _node("Abs", [value], f"{value.name}/rows.sizes")
+    largest = _node("ReduceMax", [sizes.outputs[0], axis], f"{value.name}/rows.largest", keepdims=1)
+    reach = _node("Max", [largest.outputs[0], tiny], f"{value.name}/rows.reach")  # of zeros it is no zero
+    factor = _node("Reciprocal", [reach.outputs[0]], f"{value.name}/rows.factor")
+    made = _node("Mul", [value, factor.outputs[0]], f"{value.name}/rows")
+    made.outputs[0].shape = value.shape
+    graph.insert_before(next(node for node in graph if node in readers), [sizes, largest, reach, factor, made])
+    for reader in readers:
+        reader.replace_input_with(0, made.outputs[0])
+        output = reader.outputs[0]
+        made_large = [_node("Mul", [output, reach.outputs[0]], f"{reader.name}/rows")]
+        if len(reader.inputs) > 2 and (bias := reader.inputs[2]) is not None:  # a Gemm's, which is not to grow
+            reader.replace_input_with(2, None)
+            made_large.append(_node("Add", [made_large[0].outputs[0], bias], f"{reader.name}/rows.biased"))
+        for node in made_large:
+            node.outputs[0].shape = output.shape
+        graph.insert_after(reader, made_large)
+        _take_place(output, made_large)
+
+
 def _divide(graph: ir.Graph, site: Site, value: ir.Value, reader: ir.Node, how: Rescaling) -> None:
     """Take the factors out of a weight; the rows of channels aside become a product of their own."""
     old = graph.initializers[site.weight]
@@ -65,11 +104,17 @@ def _compute_aside(
     product = _node("MatMul", [picked.outputs[0], rows], f"{name}/product")
     product.metadata_props[ASIDE_KEY] = "1"
     total = _node("Add", [output, product.outputs[0]], f"{name}/sum")
-    total.outputs[0].shape, total.outputs[0].type = output.shape, output.type
+    total.outputs[0].shape = output.shape
     graph.insert_after(last, [picked, product, total])
-    ir.convenience.replace_all_uses_with(output, total.outputs[0], replace_graph_outputs=True)
-    total.replace_input_with(0, output)
-    total.outputs[0].name, output.name = output.name, f"{name}/others"  # the output of a network keeps its name
+    _take_place(output, [total])
+
+
+def _take_place(output: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Let readers of a value read what nodes make of it, the first of which reads it; an output keeps its name."""
+    made = nodes[-1].outputs[0]
+    ir.convenience.replace_all_uses_with(output, made, replace_graph_outputs=True)
+    nodes[0].replace_input_with(0, output)
+    made.name, output.name = output.name, f"{nodes[0].name}/before"
 
 
 def _folded(graph: ir.Graph, value: ir.Value, readers: Sequence[ir.Node], how: Rescaling) -> ir.Value | None:

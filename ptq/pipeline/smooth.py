@@ -11,11 +11,11 @@ from calibration.observers import Channels
 from ptq.lowering import Execution
 from ptq.model.graph import Model
 from ptq.model.probe import channelled, channels_as
-from ptq.model.rescale import Rescaling, rescaled
+from ptq.model.rescale import Rescaling, normalized, rescaled
 from ptq.model.sites import Site
 from ptq.pipeline.stages import Advance
 from ptq.recipe import Plan
-from ptq.smoothing import smooth
+from ptq.smoothing import smooth, uneven
 
 
 def smoothable(model: Model, executions: Mapping[str, Execution]) -> dict[str, list[Site]]:
@@ -50,4 +50,5 @@ def smoothed(
         chosen = smooth(channels[name], weights, min(method.scheme.limit for method in methods))
         if chosen is not None:
             rescalings.append(Rescaling(sites, chosen.scale.numpy(), chosen.aside.numpy()))
-    return rescaled(model, rescalings)
+    own_ranges = {sites[0].name for name, sites in readers.items() if uneven(channels[name])}
+    return normalized(rescaled(model, rescalings), own_ranges)
