@@ -34,7 +34,7 @@ class Kernel:
     """The operator of the optimized graph that computes a site.
 
     `expected` is how the lowering meant it to compute; `reason` says why it is not an integer kernel on a weight
-    that was decoded at load, None where it is. `nodes` are the names of the operators, one for each use of the site.
+    that was decoded at load, None where it is. `nodes` are the names of the operators.
     """
 
     op: str
@@ -59,9 +59,10 @@ def find_kernels(written: GraphProto, optimized: GraphProto) -> dict[str, Kernel
 
 @dataclass(frozen=True)
 class _Index:
-    """A graph by its names."""
+    """A graph by its names; what is decoded from stored tensors alone is constant like those."""
 
     stored: frozenset[str]
+    constant: frozenset[str]
     producer: Mapping[str, NodeProto]
     readers: Mapping[str, Sequence[NodeProto]]
     named: Mapping[str, NodeProto]
@@ -69,11 +70,16 @@ class _Index:
     @classmethod
     def of(cls, graph: GraphProto) -> _Index:
         readers: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
+        stored = frozenset(tensor.name for tensor in graph.initializer)
+        constant = {"", *stored}
+        for node in graph.node:  # in the order of execution
             for name in node.input:
                 readers.setdefault(name, []).append(node)
+            if node.op_type in _DECODING and constant.issuperset(node.input):
+                constant.update(node.output)
         return cls(
-            frozenset(tensor.name for tensor in graph.initializer),
+            stored,
+            frozenset(constant),
             {name: node for node in graph.node for name in node.output if name},
             readers,
             {node.name: node for node in graph.node},
@@ -123,7 +129,7 @@ def _readers(name: str, graph: _Index, decoding: str | None = None) -> Iterator[
     for node in graph.readers.get(name, ()):
         if node.op_type in _COMPUTING:
             yield node, decoding
-        elif node.op_type in _DECODING:
+        elif graph.constant.issuperset(node.output):
             yield from _readers(node.output[0], graph, decoding or node.op_type)
 
 
@@ -153,5 +159,5 @@ def _joined(kernels: Sequence[Kernel]) -> Kernel:
     """The kernels of the uses of one site as one: in integers if all are, with the first reason why not."""
     ops = ", ".join(sorted({kernel.op for kernel in kernels}))
     reason = next((kernel.reason for kernel in kernels if kernel.reason), None)
-    nodes = tuple(name for kernel in kernels for name in kernel.nodes)
+    nodes = tuple(dict.fromkeys(name for kernel in kernels for name in kernel.nodes))
     return Kernel(ops, all(kernel.integer for kernel in kernels), kernels[0].expected, reason, nodes)
