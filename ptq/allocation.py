@@ -59,7 +59,7 @@ def by_bits(
     """
     rungs = all_on(ladders, 0)
     least = spent = _stored(ladders, rungs)
-    weights = max(sum(rows * columns for rows, columns in (ladder.shape for ladder in ladders.values())), 1)
+    weights = _count(ladders)
     budget = bits * weights
     if least > budget:
         raise OptionError(
@@ -88,6 +88,15 @@ def _climbed(ladders: Mapping[str, Ladder], steps: Sequence[_Step], spare: float
             reached[:] = step.after
             spare -= step.bits
     return rungs
+
+
+def lowest(ladders: Mapping[str, Ladder]) -> float:
+    """The bits per weight of the lowest rung everywhere."""
+    return _stored(ladders, all_on(ladders, 0)) / _count(ladders)
+
+
+def _count(ladders: Mapping[str, Ladder]) -> int:
+    return max(sum(rows * columns for rows, columns in (ladder.shape for ladder in ladders.values())), 1)
 
 
 def _stored(ladders: Mapping[str, Ladder], rungs: Rungs) -> int:

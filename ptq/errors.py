@@ -48,6 +48,8 @@ class AuditError(PtqError, RuntimeError):
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """The fix for an unknown name: the nearest known one, or all of them."""
-    names = sorted(known)
-    near = get_close_matches(name, names, n=1)
+    names = sorted(known, key=lambda each: (int(each), "") if each.isdecimal() else (0, each))
+    lower = name.lower()
+    starting = [each for each in names if lower == each.lower() or each.startswith(f"{lower}_")]
+    near = starting[:1] or get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names) or 'none'}"

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ptq import formats, registry, scheme
 from ptq.errors import ModelError, OptionError, suggest
+from ptq.formats import INT8_MAX
 from ptq.formats.minifloat import FloatFormat
 from ptq.lowering.target import TARGETS, Pair, Target
 from ptq.method import Method, Request
@@ -31,6 +32,7 @@ ACTIVATIONS: Final = (*INTEGER, *SIMULATED, NONE)
 INT8: Final = "int8"
 """Activations that only some targets take."""
 
+MINMAX: Final = "minmax"
 PER: Final = ("channel", "layer")
 ABOVE_BASE: Final = 0.4
 """Bits per weight above the base format that are spent when no option says otherwise."""
@@ -58,7 +60,7 @@ class Recipe:
     portable: bool = False
     activations: str | None = None
     target: str = "cpu"
-    range: str = "minmax"
+    range: str = MINMAX
     embeddings: str = EMBEDDINGS
     first_last: str | None = None
     keep_float: tuple[str, ...] = ()
@@ -156,8 +158,8 @@ class Recipe:
         self._pair(found, activations)
         if activations in INTEGER and not found.fits_int8:
             raise OptionError(
-                f"--activations {activations} computes in int8, which does not hold the numbers of {found.describe()} "
-                f"as multiples of one step; use --activations none, or integers of up to 8 bits"
+                f"--activations {activations} computes in int8, which takes weights of up to {INT8_MAX} steps of one "
+                f"scale a row, not {found.describe()}; use --activations none, or signed integers of up to 8 bits"
             )
         made: Method = METHODS[self.method].METHOD.of(self._request(found, has_data=has_data))
         for name in sorted(_METHOD_OPTIONS - made.OPTIONS):
@@ -189,9 +191,15 @@ class Recipe:
         if not sites:
             raise ModelError(
                 "the model has no quantizable node: no Conv, Gemm, MatMul, Gather, LSTM, GRU or RNN with constant "
-                "float32 weights; use another"
+                "float32 weights; use another, or convert float16 weights to float32"
             )
         activations = self.computed(has_data=has_data)
+        if self.range != MINMAX and activations in (NONE, DYNAMIC):
+            raise OptionError(
+                f"--activations {activations} has no ranges from data, so that --range does nothing; leave it out"
+            )
+        if self.embeddings not in (EMBEDDINGS, NONE) and not any(use.lookup for site in sites for use in site.uses):
+            raise OptionError(f"--embeddings {self.embeddings}: the model has no embedding table; leave it out")
         if activations not in (NONE, DYNAMIC) and not has_data:
             raise OptionError(f"--activations {activations} needs calibration data; give --data")
         floats = self._kept(sites)

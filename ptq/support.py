@@ -55,8 +55,9 @@ class Support:
 def support(fmt: Format) -> Support:
     """How a format runs."""
     stored_as = _stored_as(fmt)
-    decoded_by = "table" if stored_as == "codes" else None if stored_as in _BYTES else "Cast"
-    computed_in = "int8" if fmt.fits_int8 or stored_as in _BYTES else "float32"
+    read = stored_as in _BYTES and fmt.fits_int8
+    decoded_by = "table" if stored_as == "codes" else None if read else "Cast"
+    computed_in = "int8" if fmt.fits_int8 else "float32"
     blocks_from = max(_BLOCKS_OPSET, fmt.least_opset or 0) if stored_as in _BLOCKS else None
     activations = stored_as in _BYTES
     explained = [("computed", _computed(fmt, computed_in))]
@@ -65,7 +66,7 @@ def support(fmt: Format) -> Support:
             ("blocks", f"weights of MatMul with a scale per block run in MatMulNBits, from opset {blocks_from} on")
         )
     if activations:
-        explained.append(("activations", "the int8 kernels take it for these too"))
+        explained.append(("activations", "the int8 kernels take it for these"))
     explained.append(("stored", _stored(fmt, stored_as, decoded_by, computed_in)))
     return Support(stored_as, decoded_by, computed_in, blocks_from, activations, tuple(explained))
 

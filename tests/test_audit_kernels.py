@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from handmade import RNG, Graph, float_conv, matmul, quantized_conv
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from ptq.audit import Kernel
 from ptq.audit.kernels import find_kernels
@@ -81,3 +81,18 @@ def test_a_site_that_is_not_in_the_optimized_graph_says_so(tmp_path: Path) -> No
     written = onnx.load(quantized_conv().save(tmp_path / "q.onnx")).graph
     found = find_kernels(written, onnx.GraphProto())["conv"]
     assert (found.integer, found.reason) == (False, "not found in the optimized graph")
+
+
+def test_a_tied_weight_is_not_found_behind_its_lookup() -> None:
+    """A table that a product reads too: what computes with the rows that were looked up is another layer."""
+    head, table, body = (
+        helper.make_node("MatMulNBits", [x, w, s], [y], y, domain="com.microsoft", accuracy_level=4)
+        for x, w, s, y in (("h", "w", "s", "head"), ("rows", "v", "s", "body"), ("body", "v", "s", "h"))
+    )
+    lookup = [helper.make_node("Gather", ["w", "ids"], ["taken"]), helper.make_node("Cast", ["taken"], ["rows"], to=1)]
+    stored = [onnx.numpy_helper.from_array(np.zeros(1, np.int8), name) for name in ("w", "v", "s")]
+    optimized = helper.make_graph([*lookup, table, body, head], "o", [], [], stored)
+    product = helper.make_node("MatMul", ["h", "w"], ["head"], "head")
+    product.metadata_props.add(key="ptq.site", value="head")
+    found = find_kernels(helper.make_graph([product], "w", [], [], stored), optimized)["head"]
+    assert (found.nodes, found.integer, found.reason) == (("head",), True, None)

@@ -83,7 +83,7 @@ def test_the_table_fits_a_pipe() -> None:
     ("line", "expected"),
     [
         ("int4", "int4 4 15 -7..7 1 INT4 21 int8, blocks"),
-        ("uint8", "uint8 8 256 0..255 1 UINT8 10 int8, blocks"),
+        ("uint8", "uint8 8 256 0..255 1 UINT8 10 float32, blocks"),
         ("int3", "int3 3 7 -3..3 1 - int8, table"),
         ("fp8_e5m2", "fp8_e5m2 8 247 -57344..57344 2^-16 FLOAT8E5M2 19 float32, Cast"),
         ("fp8_e2m5", "fp8_e2m5 8 255 -3.94..3.94 2^-6 - float32, table"),

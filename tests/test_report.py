@@ -62,6 +62,7 @@ def test_nothing_to_say() -> None:
         (with_file(bytes=1000), ["not smaller"]),
         (with_file(parity_db=9.0), ["9.0 dB"]),
         (with_accuracy(top1=0.87), ["3.0 points", "2.0"]),
+        (with_accuracy(perplexity_float=10.0, perplexity=10.3), ["perplexity rises by 3.0 %", "2.0"]),
         (with_accuracy(nonfinite=3), ["3 outputs", "NaN"]),
         (with_accuracy(**UNLABELLED, cosine=0.9), ["0.9000", "0.9800"]),
         (with_layer(integer=False, kernel="Conv"), ["1 of 1 layers", "conv (Conv)"]),
@@ -81,9 +82,10 @@ def test_each_warning_has_its_number(report: Report, words: list[str]) -> None:
         with_file(latency_ratio=None, parity_db=None),
         with_accuracy(top1=0.881),
         with_accuracy(top1=0.95),
+        with_accuracy(perplexity_float=10.0, perplexity=10.1),
+        with_file(latency_ratio=1.04),
         with_accuracy(**UNLABELLED, cosine=0.985),
         replace(GOOD, accuracy=None),
-        replace(with_file(latency_ratio=1.04), layers=(replace(LAYER, execution="weights", integer=False),)),
     ],
 )
 def test_what_is_in_order(report: Report) -> None:

@@ -40,7 +40,7 @@ def test_bits_are_those_of_the_parts(name: str) -> None:
     zero = 0 if how.symmetric else how.format.bits
     parts = rows * (columns * how.format.bits + groups * (factor + zero))
     shared = how.per_tensor or (how.factors is not None and how.factors.min < 1) or how.factors == LOGARITHMIC
-    scales = 32 if shared else (16 if how.format.max > 2**20 else 8) * rows  # such formats may need scales far apart
+    scales = 32 if shared else 8 * rows
     assert made.storage_bits == parts + scales
     assert made.bits_per_weight == pytest.approx((parts + scales) / (rows * columns))
     if how.group and columns % how.group == 0:

@@ -134,7 +134,10 @@ def test_the_numbers_are_those_of_torch(name: str, pair: str) -> None:
 def test_optimization_does_not_drop_what_is_in_front_of_fp8(name: str) -> None:
     """H5, H6: the rules that would are bound to no device, so that a CUDA session has them too."""
     model, x = quantized(TWINS[name], "fp8", target="cuda").model, TWINS[name].data(1)
-    assert difference(run(model, x, optimize=False), run(model, x)) < 1e-5
+    expected, found = run(model, x, optimize=False), run(model, x)
+    off = np.abs(expected - found) / np.abs(expected).max()
+    assert np.quantile(off, 0.9) < 1e-5
+    assert off.max() < 1e-3, "a sum in another order may round one input to its neighbour, no more"
 
 
 def test_with_zero_points_of_fp8_the_trap_is_sprung() -> None:

@@ -49,6 +49,17 @@ class Model:
         values = (value.const_value for graph in self.graph.graphs() for value in graph.initializers.values())
         return frozenset(Path(tensor.path) for tensor in values if isinstance(tensor, ir.ExternalTensor))
 
+    @property
+    def other_weights(self) -> tuple[tuple[str, int, str], ...]:
+        """Float32 matrices that no site has: names, numbers of weights, and the operators that read them."""
+        known = {name for site in self.sites for name in (site.weight, *(use.bias for use in site.uses))}
+        return tuple(
+            (name, value.const_value.size, next((node.op_type for node in value.consumers()), "no operator"))
+            for name, value in self.graph.graph.initializers.items()
+            if value.const_value is not None and name not in known
+            if value.dtype == ir.DataType.FLOAT and len(value.const_value.shape) > 1
+        )
+
     def initializer(self, name: str) -> np.ndarray:
         """The array of an initializer."""
         array = constant(self.graph.graph.initializers.get(name))

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from ptq.errors import ModelError
 
-_QUIET = 3
+_QUIET = 4
 
 
 class Session:

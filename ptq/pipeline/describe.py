@@ -27,6 +27,8 @@ from ptq.report import AccuracyReport, FileReport, LayerReport, Report, SourceRe
 
 EVALUATION_BATCH = 8
 _SAMPLES_WITHOUT_EVAL = 32
+_MUCH = 0.01
+"""The part of all weights from which those are named that no layer of the report has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,7 @@ def describe(
         accuracy=accuracy,
         file=_file(found),
         stages=dict(stages.seconds),
-        notes=(*_notes(made), *_label_notes(seen, accuracy)),
+        notes=(*_notes(made), *_float_notes(made.model), *_accuracy_notes(made, seen, accuracy)),
         warnings=(),
         elsewhere=made.elsewhere,
     )
@@ -183,10 +185,29 @@ def _notes(made: Made) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _label_notes(seen: Dataset | None, accuracy: AccuracyReport | None) -> Iterator[str]:
-    unused = accuracy is not None and accuracy.labelled == 0
-    if unused and seen is not None and seen.label_rank is not None:
-        yield "the labels are not used: they are one a sample, and the first output is not classes of samples"
+def _float_notes(model: Model) -> Iterator[str]:
+    """What has weights and is no layer of the report."""
+    others = [(name, size, op) for name, size, op in model.other_weights if size > 1]
+    layers = sum(math.prod(site.shape) for site in model.sites)
+    count = sum(size for _, size, _ in others)
+    if count > _MUCH * (layers + count):
+        largest = ", ".join(f"{name!r} of {op}" for name, _, op in sorted(others, key=lambda each: -each[1])[:3])
+        yield (
+            f"{count:,} of {layers + count:,} weights stay float, in no layer of a kind that is quantized: {largest}"
+            f"{', …' if len(others) > 3 else ''}"
+        )
+
+
+def _accuracy_notes(made: Made, seen: Dataset | None, accuracy: AccuracyReport | None) -> Iterator[str]:
+    if accuracy is None or seen is None:
+        return
+    outputs = made.model.outputs
+    if len(outputs) > 1:
+        yield f"accuracy is that of the first of {len(outputs)} outputs, {outputs[0]!r}"
+    if accuracy.labelled == 0 and seen.label_rank is not None:
+        why = "they are one a sample, and the first output is not classes of samples"
+        by_position = accuracy.positions not in (None, accuracy.samples)
+        yield f"the labels are not used: {why if by_position and seen.label_rank == 1 else 'none is a class'}"
 
 
 def _decibel(power: float, noise: float) -> float | None:

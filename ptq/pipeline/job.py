@@ -29,7 +29,7 @@ from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
 from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
-from ptq.pipeline.weights import SiteWeights, has_own_bias, quantize_weights
+from ptq.pipeline.weights import SiteWeights, check_finite, has_own_bias, quantize_weights
 from ptq.recipe import Plan, Recipe
 from ptq.sensitivity import samples_needed
 
@@ -73,6 +73,7 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     data = None if source is None else fit(source, model.inputs)
     evaluation = None if unseen is None else _evaluation(unseen, model)
     plan = recipe.plan(model.sites, has_data=data is not None)
+    check_finite(model, plan)
     executions = _executions(model, plan)
     reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
     if data is not None:

@@ -20,6 +20,12 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     """
     if path.is_dir():
         raise OutputError(f"the output {path} is a directory; name a file in it")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"the output {path} is no file but a device or a pipe; give another -o")
+    if path.is_symlink() and overwrite:
+        raise OutputError(
+            f"the output {path} is a link, which would be replaced; name the file {path.resolve()} itself"
+        )
     if path.exists() and not overwrite:
         raise OutputError(f"the output {path} exists; give another -o, or --overwrite")
     if not path.parent.is_dir():

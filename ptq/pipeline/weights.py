@@ -12,6 +12,7 @@ from torch import Tensor
 from calibration.dataset import Dataset
 from ptq import allocation, formats
 from ptq.allocation import Rungs
+from ptq.errors import ModelError
 from ptq.ladder import Ladder
 from ptq.lowering import Execution
 from ptq.model.graph import Model
@@ -69,6 +70,21 @@ class _Solved:
         error = self.ladder.error.gather(0, rung[None]).double().sum()
         power = float(self.ladder.power.double().sum())
         return SiteWeights(weight, shift, float(error), power, self.measured)
+
+
+def check_finite(model: Model, plan: Plan) -> None:
+    """Refuse weights that no format holds.
+
+    Raises:
+        ModelError: one of a layer that is to be quantized is NaN or infinite.
+
+    """
+    for site in model.sites:
+        if plan.methods[site.name] is not None and not np.isfinite(model.initializer(site.weight)).all():
+            raise ModelError(
+                f"the weight {site.weight!r} of {site.name} has NaN or infinite numbers, which no quantization keeps; "
+                f"repair the model, or give --keep-float for this layer"
+            )
 
 
 def quantize_weights(
@@ -153,7 +169,10 @@ def _allocate(given: _Given, solved: Mapping[str, _Solved], measured: Dataset | 
     if recipe.tolerance is not None:
         return rungs | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
     effects = _effects(given, {name: solved[name] for name in free}, measured, stages)
-    return rungs | allocation.by_bits(free, effects, given.plan.budget, per_layer=per_layer)[0]
+    bits = given.plan.budget
+    if recipe.bits is None:  # of small layers, scales alone may take more than what is usual
+        bits = max(bits, allocation.lowest(free))
+    return rungs | allocation.by_bits(free, effects, bits, per_layer=per_layer)[0]
 
 
 def _effects(

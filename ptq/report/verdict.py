@@ -12,8 +12,8 @@ LEAST_PARITY_DB = 15.0
 MEANT_INTEGER = frozenset({"static", "dynamic", "blocks"})
 """Executions that are worth their loss only in integer kernels."""
 
-FLOAT_TOLERANCE = 1.05
-"""Weights alone change nothing about the kernels: what is within this is noise."""
+NOISE = 1.05
+"""Above this part of FP32's time a file is slower; what is below may be the neighbours."""
 
 
 def warnings_of(report: Report, max_drop: float) -> tuple[str, ...]:
@@ -38,10 +38,11 @@ def _warnings(report: Report, max_drop: float) -> Iterator[str]:
 
 def _of_file(report: Report, *, integer: bool) -> Iterator[str]:
     file = report.file
-    if file.latency_ratio is not None and file.latency_ratio > (1.0 if integer else FLOAT_TOLERANCE):
+    if file.latency_ratio is not None and file.latency_ratio > NOISE:
         floats = [layer for layer in report.computing if not layer.integer]
         because = f": {len(floats)} of {len(report.computing)} layers run in float" if floats else ""
-        yield f"slower than FP32, {file.latency_ratio:.2f}x its time{because}; try --keep-float for small layers"
+        advice = "keep FP32" if not integer else "try --keep-float for small layers"
+        yield f"slower than FP32, {file.latency_ratio:.2f}x its time{because}; {advice}"
     if file.bytes >= file.float_bytes:
         yield f"the file is not smaller: {file.bytes / 1e6:.2f} MB, FP32 {file.float_bytes / 1e6:.2f} MB; keep FP32"
     if file.parity_db is not None and file.parity_db < LEAST_PARITY_DB:
@@ -57,7 +58,11 @@ def _of_accuracy(report: Report, max_drop: float) -> Iterator[str]:
         return
     if found.nonfinite:
         yield f"{found.nonfinite} outputs are NaN or Inf; check the calibration data"
-    advice = "give more --bits, more calibration data, or a larger --max-drop"
+    advice = "give weights more bits, more calibration data, or a larger --max-drop"
+    if found.perplexity is not None and found.perplexity_float is not None:
+        rise = found.perplexity / found.perplexity_float - 1
+        if rise > max_drop:
+            yield f"perplexity rises by {100 * rise:.1f} %, more than {100 * max_drop:.1f}; {advice}"
     if found.top1 is not None and found.top1_float is not None:
         drop = found.top1_float - found.top1
         if drop > max_drop:
