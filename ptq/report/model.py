@@ -107,7 +107,14 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether nothing is to be warned of, all that matters having been measured."""
-        return not self.warnings and self.elsewhere is None
+        return not self.warnings and self.untimed is None
+
+    @property
+    def untimed(self) -> str | None:
+        """Why its speed was not measured, None where it was."""
+        if self.elsewhere is not None:
+            return f"for {self.elsewhere}"
+        return "no data to run on" if self.file.latency_ratio is None else None
 
     @property
     def verdict(self) -> str:

@@ -39,7 +39,7 @@ def render(report: Report, console: Console, *, layers: bool = False) -> None:
     if report.passed:
         _line(console, f"PASS     {where}", "green")
         return
-    untimed = [] if report.elsewhere is None else [f"not timed: for {report.elsewhere}"]
+    untimed = [] if report.untimed is None else [f"not timed: {report.untimed}"]
     count = len(report.warnings)
     warned = [f"with {count} warning{'s' * (count > 1)}"] if count else []
     _line(console, "written  " + ", ".join([where, *untimed, *warned]))
