@@ -91,6 +91,18 @@ def test_numbers_of_gguf_are_given_back() -> None:
     assert torch.equal(made.dequantize(), dense[0])
 
 
+def test_numbers_with_whole_zero_points_are_given_back() -> None:
+    """Q4_1 where its least number is a multiple of its float16 scale: integers from 0 to 15 less a zero point."""
+    generator = np.random.default_rng(5)
+    integers = generator.integers(0, 16, (32, 8, 32))
+    integers[..., 0], integers[..., 1] = 0, 15  # the scale of a group in GGUF is that of its range
+    zero = generator.integers(0, 16, (32, 8, 1))
+    step = generator.uniform(0.01, 0.2, (32, 8, 1)).astype(np.float16).astype(np.float32)
+    dense = torch.from_numpy(((integers - zero) * step).astype(np.float32).reshape(1, 32, 256))
+    made = quantized("rtn", scheme.parse("uint4", "32"), dense, Curvature.unknown(1, 256))
+    assert torch.equal(made.dequantize(), dense[0])
+
+
 @pytest.mark.parametrize(("name", "low", "high"), [("int4", -7, 7), ("int3", -3, 3), ("int8", -127, 127)])
 def test_numbers_on_a_grid_of_stored_scales_are_given_back(name: str, low: int, high: int) -> None:
     """Scales of groups are steps of a sixteenth of an octave."""
