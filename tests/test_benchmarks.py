@@ -12,6 +12,8 @@ import pytest
 from graphs import model
 from small_folder import RNG, Folder, filled
 
+import ptq
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -108,3 +110,17 @@ def test_the_cost_of_what_is_refused_is_its_message(folder: Folder) -> None:
     found = run("quantization_cost", folder.model, "--data", folder.data, "--weights", "itn4", "--samples", "4")
     assert found.returncode == 1
     assert "unknown format 'itn4'; did you mean 'int4'?" in found.stderr.splitlines()[-1]
+
+
+def test_every_layer_has_its_time(folder: Folder) -> None:
+    output = folder.path / "q.onnx"
+    ptq.quantize(folder.model, folder.data, method="rtn", weights="int8").save(output)
+    found = run("layers", folder.model, output, "--data", folder.data, "--rounds", 2)
+    assert (found.returncode, found.stderr) == (0, "")
+    lines = table(found.stdout)
+    assert sorted(line[1] for line in lines) == ["QGemm", "QLinearConv", "QLinearConv"]
+    assert all(float(line[2]) > 0 and float(line[3]) > 0 and line[4].endswith("x") for line in lines)
+    assert "3 layers (2 QLinearConv, 1 QGemm): " in found.stdout
+    found = run("layers", folder.model, folder.model, "--data", folder.data)
+    assert found.returncode == 1
+    assert "no layer with marks" in found.stderr
