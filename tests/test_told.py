@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import graphs
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import ptq
 from ptq.errors import ModelError, OptionError, OutputError
+from ptq.model.graph import Model
 from ptq.pipeline.output import check_free
 
 RNG = np.random.default_rng(0)
@@ -89,3 +92,31 @@ def test_devices_pipes_and_links_are_never_replaced(tmp_path: Path) -> None:
     for path in (pipe, link, Path("/dev/null")):
         with pytest.raises(OutputError, match=r"no file but a device|is a link"):
             check_free(path, overwrite=True)
+
+
+TABLES = {
+    "tokens": ("e = Gather (table, ids)\n y = MatMul (e, w)", True),
+    "positions, sliced": ("p = Slice (table, zero, t, axes)\n e = Add (x, p)\n y = MatMul (e, w)", True),
+    "angles": ("p = Slice (table, zero, t, axes)\n e = Mul (x, p)\n y = MatMul (e, w)", False),
+    "a mask": (
+        "p = Slice (table, zero, t, axes)\n q = Slice (p, zero, t, last)\n e = Add (x, q)\n y = MatMul (e, w)",
+        False,
+    ),
+    "relative positions": (
+        "b = Gather (table, ids)\n u = Unsqueeze (b, zero)\n s = Add (x, u)\n a = Softmax (s)\n y = MatMul (a, w)",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_masks_and_angles_are_no_embeddings(name: str) -> None:
+    body, embeds = TABLES[name]
+    read = set(re.findall(r"\w+", body))
+    arrays = {"table": weight(48, 32), "w": weight(32, 16)}
+    arrays |= {key: np.array([k], np.int64) for key, k in {"zero": 0, "axes": 0, "last": 1}.items() if key in read}
+    given = {"x": "float[n, 32, 32] x", "ids": "int64[32] ids", "t": "int64[1] t"}
+    inputs = ", ".join(text for key, text in given.items() if key in read)
+    model = graphs.with_arrays(body, inputs, "float[n, m, 16] y" if "x" in read else "float[m, 16] y", arrays)
+    sites = {site.weight for site in Model.of(ir.from_proto(model)).sites}
+    assert sites == ({"table", "w"} if embeds else {"w"})
