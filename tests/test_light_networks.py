@@ -110,7 +110,7 @@ def test_equal_weights_are_quantized_and_the_larger_file_is_warned_of() -> None:
 def test_equal_weights_in_integers(name: str) -> None:
     """The activations of Inception reach 10^20 in v1, as nothing normalizes them: their squares are beyond float32.
 
-    What two points are off by, up to half a per cent, is the same for all equal weights and so grows from layer to layer.
+    What two points are off by, up to half a per cent, is the same for all equal weights: it grows from layer to layer.
     """
     proto = light(name)
     assert np.isfinite(outputs(proto)).all()
