@@ -31,7 +31,7 @@ def block_weight(builder: Builder, weight: QTensor, *, table: bool) -> BlockWeig
     if len(weight.terms) > 1:
         return _summed(builder, weight)
     (term,) = weight.terms
-    stored = None if table or _is_misread(term) else native(builder, term.values.numpy().T, term.format, "plane1")
+    stored = None if table or _better_wide(term) else native(builder, term.values.numpy().T, term.format, "plane1")
     if stored is not None:
         zero = None if term.zero_point is None else native(builder, _by_column(term), term.format, "zero1")
         return BlockWeight(_image(builder, term, stored, _scale(builder, term, 1.0), zero))
@@ -62,9 +62,13 @@ def _image(builder: Builder, term: Term, stored: ir.Value, scale: ir.Value, zero
     return builder.call("DequantizeLinear", *inputs, name="weight", **place)
 
 
-def _is_misread(term: Term) -> bool:
-    """Whether MatMulNBits computes nonsense: with 2 bits, where the rows are no multiple of 4 (ONNX Runtime 1.32)."""
-    return term.format.bits == 2 and len(term.values) % 4 != 0
+def _better_wide(term: Term) -> bool:
+    """Whether 8 bits are faster than those that are stored, in ONNX Runtime 1.32.
+
+    With 2 bits MatMulNBits takes 1.4 times FP32's time for 90 tokens of MiniLM, with 8 bits 0.8 times. It also computes
+    nonsense where the rows are no multiple of 4.
+    """
+    return term.format.bits == 2
 
 
 def _summed(builder: Builder, weight: QTensor) -> BlockWeight:
