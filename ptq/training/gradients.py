@@ -27,7 +27,7 @@ class Alignment(Enum):
     """Which magnitude the largest number of a format stands for."""
 
     MAXIMUM = auto()
-    """The largest of the tensor: nothing is clipped, and no power is left unused (section 4.2)."""
+    """The largest of the tensor: nothing is clipped, and no power is left unused."""
     POWER_ABOVE = auto()
     """The power of two at or above it: nothing is clipped, and the scale is an exponent (appendix A.7)."""
     POWER_BELOW = auto()

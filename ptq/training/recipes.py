@@ -32,7 +32,7 @@ class TrainingRecipe:
     LUQ's published code. `gradient` rounds what comes from above, `product` what comes of the two backward products.
 
     The gradient of the weight takes the mean of `samples` draws of `gradient`, that of the input the first of them
-    (SMP, arXiv:2112.10769, section 4.3). Unless `all_layers`, the first and the last layer stay in high precision.
+    (SMP, arXiv:2112.10769). Unless `all_layers`, the first and the last layer stay in high precision.
     """
 
     name: str
@@ -61,7 +61,7 @@ def _everywhere(name: str, rule: Rule, gradient: Rule) -> TrainingRecipe:
 
 
 _LOSS_SCALE: Final = 100
-"""Of the paper's CIFAR-10 runs (section 4.2). As everything between loss and gradients is linear, scaling the loss is
+"""Of the paper's CIFAR-10 runs (arXiv:2001.05674, table 1). As everything between loss and gradients is linear, scaling the loss is
 the same as rounding gradients on a grid that is as much finer."""
 
 _RECIPES: Final = (

@@ -1,7 +1,7 @@
 """SAWB: where to clip a tensor, from two of its moments (statistics-aware weight binning, arXiv:1807.06964).
 
 `clip = c1 sqrt(E[x^2]) - c2 E|x|`, a regression over the clips of least squared error of six distributions. LUQ takes
-it for the forward pass (arXiv:2112.10769, section 4.4).
+it for the forward pass (arXiv:2112.10769).
 """
 
 from __future__ import annotations
