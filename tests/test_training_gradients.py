@@ -70,7 +70,7 @@ def test_a_lognormal_gradient_has_its_mean_and_variance(name: str, alignment: Al
 
 @pytest.mark.parametrize("samples", [2, 4])
 def test_the_mean_of_samples_has_the_variance_over_their_number(samples: int) -> None:
-    """SMP (section 4.3)."""
+    """SMP."""
     torch.manual_seed(2)
     mean = torch.stack([repeated(Aligned(), X, DRAWS) for _ in range(samples)]).mean(0)
     moments_agree(mean, X, torch.tensor(VARIANCES["luq_fp4"], dtype=torch.float64) / samples)

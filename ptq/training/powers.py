@@ -1,4 +1,4 @@
-"""Stochastic rounding to powers of two in a few passes over float32: LUQ's gradients (arXiv:2112.10769, equations 10 to 16).
+"""Stochastic rounding to powers of two in a few passes over float32: LUQ's gradients (arXiv:2112.10769).
 
 `ptq.rounding.stochastic` looks numbers up in the table of a format, in float64. On 0, 1, 2, 4, ... one formula does:
 

@@ -61,8 +61,10 @@ def _everywhere(name: str, rule: Rule, gradient: Rule) -> TrainingRecipe:
 
 
 _LOSS_SCALE: Final = 100
-"""Of the paper's CIFAR-10 runs (arXiv:2001.05674, table 1). As everything between loss and gradients is linear, scaling the loss is
-the same as rounding gradients on a grid that is as much finer."""
+"""Of the paper's CIFAR-10 runs (arXiv:2001.05674, table 1).
+
+As all is linear between the loss and the gradients, scaling it is the same as rounding them on a finer grid.
+"""
 
 _RECIPES: Final = (
     _luq("fp4-naive", Aligned(rounding=Rounding.NEAREST_AWAY, alignment=Alignment.POWER_BELOW)),

@@ -47,17 +47,20 @@ Those that end in 03 are for grids with as many numbers on either side of 0: 3, 
 def clip(x: Tensor, source: str) -> Tensor:
     """Where to clip a tensor of any shape; without dimensions, in the dtype of `x`.
 
-    A regression can come to nothing or less where a few numbers stand out of many: then it is the largest magnitude.
-    So it is 0 for zeros only.
+    The regression comes to nothing where magnitudes are nearly equal, as in masks: below their mean, where no clip
+    makes sense, it is the largest magnitude instead (IBM's code does so below 0). So it is 0 for zeros only.
 
     Raises:
         OptionError: there is no such source.
 
     """
     c1, c2 = registry.get("source of SAWB coefficients", source, COEFFICIENTS)
+    if not x.numel():
+        return x.new_zeros(())
     magnitude = x.abs()
-    fitted = c1 * x.square().mean().sqrt() - c2 * magnitude.mean()
-    return torch.where(fitted > 0, fitted, magnitude.max()) if x.numel() else x.new_zeros(())
+    mean = magnitude.mean()
+    fitted = c1 * x.square().mean().sqrt() - c2 * mean
+    return torch.where(fitted > mean, fitted, magnitude.max())
 
 
 @dataclass(frozen=True)
