@@ -2,7 +2,7 @@
 
 `ptq.rounding.stochastic` looks numbers up in the table of a format, in float64. On 0, 1, 2, 4, ... one formula does:
 
-    q = low trunc(x / low + u),   low = 2^floor(log2 |x|), and 1 below 1,   u with the sign of x
+    q = sign(x) low floor(|x| / low + u),   low = 2^floor(log2 |x|), and 1 below 1
 
 From 1 on it is the paper's log-SR, below 1 its stochastic underflow. `low` is the exponent field of the float, so that
 there is no logarithm, and the division is exact.
@@ -27,6 +27,7 @@ UNIFORM_STEP: Final = 2.0**-23
 
 _EXPONENT: Final = 0x7F800000
 """The exponent field of a float32; alone it is a power of two."""
+_SIGNIFICAND: Final = 2**23 - 1
 _ONE: Final = 0x3F800000
 """The bits of 1.0."""
 
@@ -41,15 +42,16 @@ def are_powers(fmt: Format) -> bool:
 
 def uniform_like(x: Tensor) -> Tensor:
     """Multiples of `UNIFORM_STEP` in [0, 1) from torch's global generator, float32, in the shape of `x`."""
-    drawn = torch.empty_like(x, dtype=torch.float32, memory_format=torch.contiguous_format)
-    return drawn.random_(0, 2**23).mul_(UNIFORM_STEP)
+    pairs = torch.empty((x.numel() + 1) // 2, dtype=torch.int64, device=x.device).random_()  # one draw for two numbers
+    integers = pairs.view(torch.int32)[: x.numel()].bitwise_and_(_SIGNIFICAND)
+    return integers.to(torch.float32).mul_(UNIFORM_STEP).view(x.shape)
 
 
 def stochastic_powers(fmt: Format, x: Tensor, uniform: Tensor) -> Tensor:
-    """Numbers of a format that `are_powers`, for float32 of any shape; `uniform`, of its shape, is used up.
+    """Numbers of a format that `are_powers`, for float32 of any shape; `uniform` is of that shape.
 
     It saturates, NaN stays NaN, and a zero has the sign of `x`.
     """
-    rounded = x.clamp(fmt.min, fmt.max)
+    rounded = x.abs().clamp_(max=fmt.max)
     low = rounded.view(torch.int32).bitwise_and(_EXPONENT).clamp_(min=_ONE).view(torch.float32)
-    return rounded.div_(low).add_(uniform.copysign_(rounded)).trunc_().mul_(low)
+    return rounded.div_(low).add_(uniform).floor_().mul_(low).copysign_(x)  # floor is many times as fast as trunc

@@ -115,7 +115,8 @@ def _gradients(ctx: Any, gradient: Tensor, of_input: bool, of_weight: bool) -> t
     if of_input:
         found_input = rounded(recipe.product, product.input_gradient(first, x, weight))
     if of_weight:
-        mean = sum(islice(draws, recipe.samples - 1), first) / recipe.samples
+        more = recipe.samples - 1
+        mean = sum(islice(draws, more), first) / recipe.samples if more else first
         found_weight = rounded(recipe.product, product.weight_gradient(mean, x, weight))
     return found_input, found_weight, None, None, None
 
