@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -170,6 +171,14 @@ def test_a_copy_and_a_subclass() -> None:
     assert set(training.low_bit_layers(copy.deepcopy(model))) == {"0", "2"}
 
 
+def test_a_converted_model_is_saved_whole(tmp_path: Path) -> None:
+    model, x = training.convert(network()).eval(), torch.randn(4, 1, 8, 8)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(loaded(x), model(x))
+    assert "groups=6, recipe=luq" in repr(loaded)
+
+
 def test_models_without_layers_to_convert() -> None:
     message = r"recipe 'luq' needs a Linear or Conv layer between its first and its last, the model has 2 in all; set"
     with pytest.raises(ModelError, match=message):
@@ -264,3 +273,15 @@ def test_other_types(dtype: torch.dtype) -> None:
     for tensor in gradients(layer, x, torch.randn(2, 3, 4, 4).to(dtype)):
         assert tensor.dtype == dtype
         assert bool(tensor.isfinite().all())
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by Dynamo itself
+def test_it_compiles_to_one_graph() -> None:
+    """Forward and backward, and with the same numbers drawn."""
+    model = training.convert(nn.Sequential(nn.Conv1d(2, 4, 3), nn.Conv1d(4, 4, 3), nn.Linear(6, 3)), "luq-smp2")
+    compiled, x = torch.compile(model, backend="aot_eager", fullgraph=True), torch.randn(4, 2, 10)
+    torch.manual_seed(0)
+    expected = step(model, x)
+    torch.manual_seed(0)
+    assert all(torch.equal(one, other) for one, other in zip(step(compiled, x), expected, strict=True))

@@ -42,6 +42,7 @@ def test_weights_stay_in_low_bits_and_all_else_is_exact() -> None:
     schedule = training.finetune(model, optimizer, steps=10)
     assert schedule.get_last_lr() == [1e-4]
     layer, x = model[1], torch.randn(3, 4, requires_grad=True)
+    assert layer.recipe.name == "luq-smp2-fnt"
     y = layer(x)
     weight = Sawb()(layer.weight.detach())
     torch.testing.assert_close(y, x @ weight.t())

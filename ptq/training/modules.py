@@ -31,6 +31,10 @@ class LowBit(nn.Module):
     recipe: TrainingRecipe
     low_bit_running_maximum: Tensor
 
+    def extra_repr(self) -> str:
+        """That of the plain layer, and the recipe."""
+        return f"{super().extra_repr()}, recipe={self.recipe.name}"
+
     def low_bit(self, x: Tensor, weight: Tensor, product: Product) -> Tensor:
         """The product by the recipe, computed in float32 or more, in the type that it would have without."""
         kind = x.device.type

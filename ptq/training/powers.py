@@ -42,7 +42,7 @@ def are_powers(fmt: Format) -> bool:
 
 def uniform_like(x: Tensor) -> Tensor:
     """Multiples of `UNIFORM_STEP` in [0, 1) from torch's global generator, float32, in the shape of `x`."""
-    pairs = torch.empty((x.numel() + 1) // 2, dtype=torch.int64, device=x.device).random_()  # one draw for two numbers
+    pairs = torch.randint(2**55, ((x.numel() + 1) // 2,), device=x.device)  # a draw for two: bits 0 to 22, 32 to 54
     integers = pairs.view(torch.int32)[: x.numel()].bitwise_and_(_SIGNIFICAND)
     return integers.to(torch.float32).mul_(UNIFORM_STEP).view(x.shape)
 

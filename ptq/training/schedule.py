@@ -51,5 +51,6 @@ def finetune(model: nn.Module, optimizer: Optimizer, *, steps: int, peak: float 
         raise OptionError("the model has no low-bit layers; call convert first")
     schedule = Triangular(optimizer, steps=steps, peak=peak)
     for layer in layers.values():
-        layer.recipe = replace(layer.recipe, activation=None, output=None, gradient=None, product=None)
+        name = f"{layer.recipe.name.removesuffix('-fnt')}-fnt"
+        layer.recipe = replace(layer.recipe, name=name, activation=None, output=None, gradient=None, product=None)
     return schedule
