@@ -252,17 +252,21 @@ def test_a_second_derivative_is_refused() -> None:
         first.sum().backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["linear of a sequence", "depthwise"])
-def test_autocast_changes_the_type_of_the_output_and_nothing_else(name: str) -> None:
+def test_autocast_changes_the_type_of_the_output_and_nothing_else(name: str, dtype: torch.dtype) -> None:
+    """As it does with the plain layer, which it leaves in float64."""
     layer, x = layer_and_input(name)
-    training.convert(layer, EXACT)
-    expected = layer(x)
+    layer, x = layer.to(dtype), x.to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = layer(x)
+    expected = training.convert(layer, EXACT)(x)
     with torch.autocast("cpu", torch.bfloat16):
         got = layer(x)
-        assert got.dtype == torch.bfloat16
+        assert got.dtype == plain.dtype
         got.float().sum().backward()
-    torch.testing.assert_close(got.double(), expected, rtol=2**-8, atol=2**-8)
-    assert layer.weight.grad.dtype == layer.weight.dtype
+    torch.testing.assert_close(got.to(dtype), expected, rtol=2**-8, atol=2**-8)
+    assert layer.weight.grad.dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

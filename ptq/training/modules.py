@@ -38,7 +38,8 @@ class LowBit(nn.Module):
     def low_bit(self, x: Tensor, weight: Tensor, product: Product) -> Tensor:
         """The product by the recipe, computed in float32 or more, in the type that it would have without."""
         kind = x.device.type
-        result = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        casts = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
+        result = torch.get_autocast_dtype(kind) if casts else x.dtype
         compute = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
         with torch.autocast(kind, enabled=False):
             out: Tensor = LowBitProduct.apply(  # type: ignore[no-untyped-call]
