@@ -76,7 +76,7 @@ def stochastic(fmt: Format, x: Tensor, uniform: Tensor) -> Tensor:
     Both have 53 bits, so that a mean is off by less than 2^-52 of the gap between the neighbours.
     """
     table = _table(fmt).to(x.device)
-    inside = x.double().clamp(fmt.min, fmt.max)
+    inside = x.double().clamp(fmt.min, fmt.max).contiguous()  # torch warns of others
     upper = torch.searchsorted(table, inside, right=True).clamp(1, len(table) - 1)
     low, high = table[upper - 1], table[upper]
     return _finished(fmt, x, torch.where(uniform * (high - low) < inside - low, high, low))
