@@ -5,27 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from low_bit_layers import EXACT, network
 from torch import Tensor, nn
 
 from ptq import training
-from ptq.errors import ModelError, OptionError
-from ptq.rounding import Rounding
 from ptq.training.gradients import Aligned, Fixed
 from ptq.training.recipes import RECIPES, TrainingRecipe
 from ptq.training.sawb import Sawb
-
-EXACT = TrainingRecipe(
-    name="exact",
-    weight=Sawb(),
-    activation=Sawb(),
-    gradient=Aligned(rounding=Rounding.NEAREST_AWAY),
-    all_layers=True,
-)
-"""LUQ without chance."""
 
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 7), (5, 12)),
@@ -116,77 +105,6 @@ def test_truncation_around_every_product() -> None:
     torch.manual_seed(0)
     for tensor in gradients(layer, torch.randn(2, 3, 8, 8)):
         assert torch.equal(tensor, tensor.to(torch.float8_e5m2).float())
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 3, bias=False),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Conv2d(6, 6, 3, groups=6),
-        nn.ConvTranspose2d(6, 2, 2),
-        nn.Flatten(),
-        nn.Linear(2 * 25, 8),
-        nn.Linear(8, 3),
-    )
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_conversion_and_back(name: str) -> None:
-    """Same objects, same state dict in both directions, and loss and gradients of the plain model afterwards."""
-    model, x = network(), torch.randn(4, 1, 8, 8)
-    plain = copy.deepcopy(model)
-    parts, parameters = list(model.modules()), list(model.parameters())
-    assert training.convert(model, name) is model
-    assert list(model.modules()) == parts
-    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
-    assert list(model.state_dict()) == list(plain.state_dict())
-    everywhere = {"0", "3", "6", "7"}
-    assert set(training.low_bit_layers(model)) == (everywhere if RECIPES[name].all_layers else {"3", "6"})
-    model(x).square().sum().backward()
-    assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
-    converted_state = copy.deepcopy(model.state_dict())
-    plain.load_state_dict(converted_state)
-    model.load_state_dict(plain.state_dict())
-    assert training.restore(model) is model
-    assert [type(part) for part in model.modules()] == [type(part) for part in plain.modules()]
-    assert [set(vars(part)) for part in model.modules()] == [set(vars(part)) for part in plain.modules()]
-    assert not list(model.buffers(recurse=True))[3:]
-    assert torch.equal(model.eval()(x), plain.eval()(x))
-
-
-def test_converting_again_changes_the_recipe() -> None:
-    model = training.convert(network(), "s2fp8")
-    assert set(training.low_bit_layers(training.convert(model, "luq"))) == {"3", "6"}
-    assert {layer.recipe.name for layer in training.low_bit_layers(model).values()} == {"luq"}
-
-
-def test_a_copy_and_a_subclass() -> None:
-    class Own(nn.Linear):
-        pass
-
-    model = nn.Sequential(nn.Linear(4, 4), Own(4, 4), nn.Linear(4, 4), nn.MultiheadAttention(4, 1))
-    training.convert(model, replace(RECIPES["luq"], all_layers=True))
-    assert set(training.low_bit_layers(copy.deepcopy(model))) == {"0", "2"}
-
-
-def test_a_converted_model_is_saved_whole(tmp_path: Path) -> None:
-    model, x = training.convert(network()).eval(), torch.randn(4, 1, 8, 8)
-    torch.save(model, tmp_path / "model.pt")
-    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
-    assert torch.equal(loaded(x), model(x))
-    assert "groups=6, recipe=luq" in repr(loaded)
-
-
-def test_models_without_layers_to_convert() -> None:
-    message = r"recipe 'luq' needs a Linear or Conv layer between its first and its last, the model has 2 in all; set"
-    with pytest.raises(ModelError, match=message):
-        training.convert(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
-    with pytest.raises(ModelError, match=r"recipe 's2fp8' needs a Linear or Conv layer, the model has 0 in all"):
-        training.convert(nn.ReLU(), "s2fp8")
-    with pytest.raises(OptionError, match=r"unknown training recipe 'lug'; did you mean 'luq'\?"):
-        training.convert(network(), "lug")
 
 
 def step(model: nn.Module, x: Tensor) -> list[Tensor]:

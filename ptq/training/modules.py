@@ -6,23 +6,32 @@ that optimizers and state dicts do not notice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ptq.errors import ModelError
+from ptq.errors import ModelError, OptionError
 from ptq.training import recipes
+from ptq.training.gradients import remembered
+from ptq.training.grids import MEMORY, Grid
 from ptq.training.products import Convolution, LowBitProduct, Matrix, Product
 from ptq.training.recipes import TrainingRecipe
 
 M = TypeVar("M", bound=nn.Module)
 
-_RUNNING: Final = "low_bit_running_maximum"
+_MAXIMUM: Final = "low_bit_running_maximum"
 """The name of the buffer with the remembered maximum of the gradient; it is in no state dict."""
+
+_STEP: Final = "low_bit_step"
+"""The name of the buffer with the remembered step of the activation, which evaluation and export take."""
+
+_UNKNOWN: Final = -1.0
+"""What buffers hold before the first batch."""
 
 
 class LowBit(nn.Module):
@@ -30,6 +39,23 @@ class LowBit(nn.Module):
 
     recipe: TrainingRecipe
     low_bit_running_maximum: Tensor
+    low_bit_step: Tensor
+
+    def follow(self, recipe: TrainingRecipe) -> None:
+        """Compute by a recipe from now on, and remember what it needs."""
+        self.recipe = recipe
+        device = next(self.parameters()).device
+        self.register_buffer(_MAXIMUM, torch.full((), _UNKNOWN, device=device), persistent=False)
+        if not isinstance(recipe.activation, Grid):
+            self._buffers.pop(_STEP, None)
+        elif _STEP not in self._buffers:
+            self.register_buffer(_STEP, torch.full((), _UNKNOWN, device=device))
+
+    def forget(self) -> None:
+        """Leave nothing behind that the plain layer has not."""
+        del self._buffers[_MAXIMUM], self.recipe
+        self._buffers.pop(_STEP, None)
+        self._non_persistent_buffers_set.discard(_MAXIMUM)
 
     def extra_repr(self) -> str:
         """That of the plain layer, and the recipe."""
@@ -42,10 +68,47 @@ class LowBit(nn.Module):
         result = torch.get_autocast_dtype(kind) if casts else x.dtype
         compute = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
         with torch.autocast(kind, enabled=False):
+            x, weight = x.to(compute), weight.to(compute)
+            if torch.compiler.is_exporting():
+                return self._written_out(x, weight, product).to(result)
             out: Tensor = LowBitProduct.apply(  # type: ignore[no-untyped-call]
-                x.to(compute), weight.to(compute), product, self.recipe, self.low_bit_running_maximum
+                x, weight, product, self.recipe, self.low_bit_running_maximum, self._step(x)
             )
         return out.to(result)
+
+    @torch.no_grad()
+    def _step(self, x: Tensor) -> Tensor | None:
+        """That of the activation: in training of this batch, else the remembered one, where a batch was seen."""
+        grid = self.recipe.activation
+        if not isinstance(grid, Grid):
+            return None
+        step = grid.step(x)
+        known = self.low_bit_step.to(step)
+        if not self.training:
+            return torch.where(known < 0, step, known)
+        if x.numel():
+            self.low_bit_step.copy_(remembered(known, step, MEMORY)[1])
+        return step
+
+    def _written_out(self, x: Tensor, weight: Tensor, product: Product) -> Tensor:
+        """What `torch.export` sees: the forward pass of evaluation in plain operators."""
+        rules = self.recipe
+        if rules.output is not None or not all(isinstance(r, Grid | None) for r in (rules.weight, rules.activation)):
+            raise ModelError(
+                f"recipe {rules.name!r} finds its scales anew for every tensor, which no ONNX file does; call "
+                f"ptq.training.restore before the export, and choose formats of ptq quantize"
+            )
+        if isinstance(rules.activation, Grid):
+            x = rules.activation.written_out(x, self.low_bit_step.to(x.dtype))
+        if isinstance(rules.weight, Grid):
+            weight = rules.weight.written_out(weight, rules.weight.step(weight))
+        return product(x, weight)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """A checkpoint of the plain model is one too: what it does not know stays as it is."""
+        if _STEP in self._buffers:
+            state_dict.setdefault(prefix + _STEP, self.low_bit_step)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class LowBitLinear(LowBit, nn.Linear):
@@ -95,44 +158,74 @@ LOW_BIT: Final[Mapping[type[nn.Module], type[LowBit]]] = MappingProxyType(
 _PLAIN: Final = {low_bit: plain for plain, low_bit in LOW_BIT.items()}
 
 
-def convert(model: M, recipe: str | TrainingRecipe = "luq") -> M:
+def convert(
+    model: M,
+    recipe: str | TrainingRecipe = "luq",
+    layers: Mapping[str, str | TrainingRecipe | None] = MappingProxyType({}),
+) -> M:
     """The same model, its linear and convolutional layers computing by the recipe from now on.
 
     All others are left alone. The first and the last layer are those that the model names first and last; unless the
     recipe is for all layers they stay as they are. A model that was converted before gets the new recipe.
 
+    `layers` says otherwise for those whose name a regular expression is found in: a recipe, or None to leave them in
+    high precision. Of several that match, the last decides.
+
     Raises:
-        OptionError: there is no such recipe.
+        OptionError: there is no such recipe, or an expression matches no layer.
         ModelError: the model has no layer to convert.
 
     """
-    chosen = recipes.get(recipe) if isinstance(recipe, str) else recipe
-    layers = [layer for layer in model.modules() if type(layer) in LOW_BIT or isinstance(layer, LowBit)]
-    inner = layers if chosen.all_layers else layers[1:-1]
-    if not inner:
-        what = "" if chosen.all_layers else " between its first and its last"
-        fix = "take another model" if chosen.all_layers else "set the recipe's all_layers"
-        raise ModelError(
-            f"recipe {chosen.name!r} needs a Linear or Conv layer{what}, the model has {len(layers)} in all; {fix}"
-        )
-    restore(model)
-    for layer in inner:
+    found = {n: m for n, m in model.named_modules() if type(m) in LOW_BIT or isinstance(m, LowBit)}
+    chosen = _chosen(found, _recipe(recipe), layers)
+    for layer in found.values():
+        _restore(layer)
+    for name, wanted in chosen.items():
+        layer = found[name]
         layer.__class__ = LOW_BIT[type(layer)]
-        unknown = torch.full((), -1.0, device=next(layer.parameters()).device)
-        layer.register_buffer(_RUNNING, unknown, persistent=False)
-        layer.recipe = chosen  # type: ignore[assignment]
+        layer.follow(wanted)
     return model
 
 
 def restore(model: M) -> M:
     """The same model with plain layers, in the precision of its parameters."""
     for layer in low_bit_layers(model).values():
-        delattr(layer, _RUNNING)
-        delattr(layer, "recipe")
-        layer.__class__ = _PLAIN[type(layer)]  # type: ignore[assignment]
+        _restore(layer)
     return model
 
 
 def low_bit_layers(model: nn.Module) -> dict[str, LowBit]:
     """The converted layers by name."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LowBit)}
+
+
+def _chosen(
+    found: Mapping[str, nn.Module], recipe: TrainingRecipe, layers: Mapping[str, str | TrainingRecipe | None]
+) -> dict[str, TrainingRecipe]:
+    """The recipes of the layers that are converted, by name."""
+    names = list(found)
+    chosen: dict[str, TrainingRecipe | None] = dict.fromkeys(names if recipe.all_layers else names[1:-1], recipe)
+    for pattern, own in layers.items():
+        matched = [name for name in names if re.search(pattern, name)]
+        if not matched:
+            raise OptionError(f"{pattern!r} in layers matches none; the layers are {', '.join(names[:8])}")
+        chosen |= dict.fromkeys(matched, None if own is None else _recipe(own))
+    wanted = {name: own for name, own in chosen.items() if own is not None}
+    if not wanted:
+        inner = not (recipe.all_layers or layers)
+        what = " between its first and its last" if inner else ""
+        fix = "set the recipe's all_layers" if inner else "leave layers out" if layers else "take another model"
+        raise ModelError(
+            f"recipe {recipe.name!r} needs a Linear or Conv layer{what}, the model has {len(names)} in all; {fix}"
+        )
+    return wanted
+
+
+def _recipe(recipe: str | TrainingRecipe) -> TrainingRecipe:
+    return recipes.get(recipe) if isinstance(recipe, str) else recipe
+
+
+def _restore(layer: nn.Module) -> None:
+    if isinstance(layer, LowBit):
+        layer.forget()
+        layer.__class__ = _PLAIN[type(layer)]  # type: ignore[assignment]

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ptq.training.gradients import Aligned, remembered
+from ptq.training.grids import Grid
 from ptq.training.recipes import Rule, TrainingRecipe
 
 
@@ -88,11 +89,22 @@ class LowBitProduct(torch.autograd.Function):
     """A product by a recipe, of float32 or float64; it can be differentiated once."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, product: Product, recipe: TrainingRecipe, running: Tensor
+    def forward(  # noqa: PLR0917  (autograd passes arguments by position)
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        product: Product,
+        recipe: TrainingRecipe,
+        running: Tensor,
+        step: Tensor | None,
     ) -> Tensor:
-        """`running` is the remembered maximum of the output's gradient, without dimensions; it is written to."""
-        x, weight = rounded(recipe.activation, x), rounded(recipe.weight, weight)
+        """`running` is the remembered maximum of the output's gradient, without dimensions; it is written to.
+
+        `step` is that of the activation, where its rule is a `Grid`.
+        """
+        grid = recipe.activation
+        x = grid(x, step) if isinstance(grid, Grid) else rounded(grid, x)
+        weight = rounded(recipe.weight, weight)
         ctx.save_for_backward(x, weight)
         ctx.product, ctx.recipe, ctx.running = product, recipe, running
         return rounded(recipe.output, product(x, weight))
@@ -118,7 +130,7 @@ def _gradients(ctx: Any, gradient: Tensor, of_input: bool, of_weight: bool) -> t
         more = recipe.samples - 1
         mean = sum(islice(draws, more), first) / recipe.samples if more else first
         found_weight = rounded(recipe.product, product.weight_gradient(mean, x, weight))
-    return found_input, found_weight, None, None, None
+    return found_input, found_weight, None, None, None, None
 
 
 def rounded(rule: Rule | None, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ptq import formats, registry
-from ptq.rounding import nearest
+from ptq.training.grids import Grid, positive
 
 
 class Coefficients(NamedTuple):
@@ -64,17 +64,11 @@ def clip(x: Tensor, source: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Sawb:
-    """Rounding to the nearest multiple of `clip / fmt.max`, as LUQ does with weights and activations."""
+class Sawb(Grid):
+    """Multiples of `clip / fmt.max`, as LUQ rounds weights and activations to."""
 
-    fmt: str = "int4"
     source: str = "ibm403"
 
     def step(self, x: Tensor) -> Tensor:
-        """What the integers are multiplied with; positive for zeros too."""
-        return (clip(x, self.source) / formats.get(self.fmt).max).clamp_min(torch.finfo(x.dtype).tiny)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiples of the step, in the shape and dtype of `x`; ties go to the even one."""
-        step = self.step(x)
-        return nearest(formats.get(self.fmt))(x / step).mul_(step)
+        """The clip falls on the largest number of the format."""
+        return positive(clip(x, self.source) / formats.get(self.fmt).max)

@@ -52,5 +52,6 @@ def finetune(model: nn.Module, optimizer: Optimizer, *, steps: int, peak: float 
     schedule = Triangular(optimizer, steps=steps, peak=peak)
     for layer in layers.values():
         name = f"{layer.recipe.name.removesuffix('-fnt')}-fnt"
-        layer.recipe = replace(layer.recipe, name=name, activation=None, output=None, gradient=None, product=None)
+        weights_only = replace(layer.recipe, name=name, activation=None, output=None, gradient=None, product=None)
+        layer.follow(weights_only)
     return schedule
