@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _PARALLEL = "module."
 _SHOWN = 3
+_STEP = ".low_bit_step"
+"""How the name of a buffer ends that `ptq.training.convert` gives layers."""
 
 
 def load_script(path: Path) -> nn.Module:
@@ -120,9 +122,10 @@ def with_state(specification: str, state: Mapping[str, Tensor], path: Path) -> n
             for what, names in (("missing", missing), ("unexpected", list(unexpected)))
             if names
         ]
+        converted = any(name.endswith(_STEP) for name in unexpected)
+        fix = "let it call ptq.training.convert as" if converted else "make the network as it was"
         raise ModelFileError(
-            f"the weights in {path} do not fit {specification}: {' and '.join(parts)}; "
-            f"make the network as it was when they were saved"
+            f"the weights in {path} do not fit {specification}: {' and '.join(parts)}; {fix} when they were saved"
         )
     return module
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.spec import InputSpec
-from ptq.errors import DataError, ModelError, OptionError
+from ptq.errors import DataError, ModelError, OptionError, PtqError
 from ptq.model.examples import Arrays, Attempt, attempts, example_inputs, parameters
 from ptq.model.quiet import first_line, quiet
 from ptq.model.session import Session
@@ -48,6 +48,8 @@ def export_module(module: nn.Module, specs: Sequence[InputSpec], example: Arrays
         for attempt in tries:
             try:
                 return one(module, attempt, opset)
+            except PtqError:  # of a layer of ours, which says what to do
+                raise
             except Exception as error:  # noqa: BLE001 - they share no base class; the last one is reported
                 failure = error
     raise ModelError(f"the model cannot be exported to ONNX ({first_line(failure)}); {_HINT}") from failure

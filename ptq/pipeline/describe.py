@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,6 +43,10 @@ class Made:
     lowered: Model
     data: Dataset | None
     evaluation: Dataset | None
+    rounded: int
+    """How many layers round their inputs in the model as it came."""
+    kept: int
+    """How many activations have the range of that rounding."""
 
     @property
     def target(self) -> Target:
@@ -55,15 +59,22 @@ class Made:
         return self.target.name if self.target.checks is Checks.AS_WRITTEN else None
 
 
+class Reference(NamedTuple):
+    """The float network as a file: as it came, for accuracy, and without the rounding of its activations, for speed."""
+
+    given: Path
+    unrounded: Path
+
+
 def describe(
-    made: Made, reference: Path, written: Path, output: Path | None, max_drop: float, stages: Stages
+    made: Made, reference: Reference, written: Path, output: Path | None, max_drop: float, stages: Stages
 ) -> Report:
     """Audit and evaluate the written file against the float file, and judge it."""
     seen = made.evaluation or made.data
     feeds = [] if seen is None else [batch.feeds for batch in seen.take(4).batches(4)]
     with stages.stage("audit"):
-        found = audit(reference, written, feeds, made.target.checks)
-    accuracy = None if seen is None else _accuracy(made, seen, reference, written, stages)
+        found = audit(reference.unrounded, written, feeds, made.target.checks)
+    accuracy = None if seen is None else _accuracy(made, seen, reference.given, written, stages)
     layers = tuple(_layer(made, site, found) for site in made.model.sites)
     quantized = [layer for layer in layers if layer.execution != Execution.FLOAT.value]
     counts = {layer.site: math.prod(layer.shape) for layer in layers}
@@ -182,6 +193,11 @@ def _notes(made: Made) -> tuple[str, ...]:
         notes.append("no --eval: agreement and SQNR are those on the calibration data")
     if made.evaluation is None and made.data is None:
         notes.append("no data to run on: accuracy, latency and memory were not measured")
+    if made.rounded:
+        notes.append(
+            f"the model rounds the inputs of {made.rounded} layers, as in training: FP32's accuracy is with that, its "
+            f"latency without; {made.kept} activations keep the trained range, others have one from the data"
+        )
     return tuple(notes)
 
 

@@ -21,8 +21,9 @@ from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.model.save import serialized
 from ptq.model.sites import Site
+from ptq.model.trained import Plain, plain
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
-from ptq.pipeline.describe import Made, describe
+from ptq.pipeline.describe import Made, Reference, describe
 from ptq.pipeline.manifest import manifest
 from ptq.pipeline.memory import check_moments
 from ptq.pipeline.output import check_free, check_not_input
@@ -69,7 +70,8 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
         raw = Model(capture(job.model, job.capture, _example(source or unseen)))
         if job.output is not None:
             check_not_input(job.output, raw.data_files)
-        model = Model.of(raw.graph)
+        trained = plain(raw.graph)
+        model = Model.of(trained.graph)
     data = None if source is None else fit(source, model.inputs)
     evaluation = None if unseen is None else _evaluation(unseen, model)
     plan = recipe.plan(model.sites, has_data=data is not None)
@@ -84,13 +86,14 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     measured = data.take(reserved) if data is not None and reserved else None
     weights = quantize_weights(model, plan, executions, statistics, measured, stages)
     with stages.stage("lower"):
-        ranges = statistics.ranges if statistics else {}
+        ranges = trained.narrowed(statistics.ranges if statistics else {})
         lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations)
         lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
         content = serialized(lowered)
-    made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation)
+    kept = len(trained.ranges.keys() & ranges.keys())
+    made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation, trained.rounded, kept)
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-        reference = _float_file(job.model, raw, Path(folder))
+        reference = _reference(job.model, raw, trained, Path(folder))
         written = Path(folder) / "quantized.onnx"
         written.write_bytes(content)
         report = describe(made, reference, written, job.output, job.max_drop, stages)
@@ -177,13 +180,18 @@ def _lowerings(
     return found
 
 
-def _float_file(source: object, raw: Model, folder: Path) -> Path:
-    """A file of the float network to compare with: the user's own when it is ONNX."""
+def _reference(source: object, raw: Model, trained: Plain, folder: Path) -> Reference:
+    """Files of the float network to compare with: the user's own when it is ONNX."""
     if isinstance(source, Path) and _is_onnx(source):
-        return source
-    path = folder / "float.onnx"
-    path.write_bytes(serialized(raw))
-    return path
+        own = source
+    else:
+        own = folder / "float.onnx"
+        own.write_bytes(serialized(raw))
+    if not trained.rounded:
+        return Reference(own, own)
+    unrounded = folder / "unrounded.onnx"
+    unrounded.write_bytes(serialized(Model(trained.graph)))
+    return Reference(own, unrounded)
 
 
 def _is_onnx(path: Path) -> bool:

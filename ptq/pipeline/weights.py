@@ -15,6 +15,7 @@ from ptq.allocation import Rungs
 from ptq.errors import ModelError
 from ptq.ladder import Ladder
 from ptq.lowering import Execution
+from ptq.method import Method
 from ptq.model.graph import Model
 from ptq.model.sites import Site
 from ptq.pipeline.calibrate import BATCH, Statistics
@@ -23,7 +24,7 @@ from ptq.qtensor import QTensor
 from ptq.ranges import affine
 from ptq.recipe import Plan
 from ptq.sensitivity import output_effects
-from ptq.solve import Curvature
+from ptq.solve import Curvature, on_grid
 
 _MOST_BIAS_STEPS = 2.0**30
 
@@ -122,14 +123,25 @@ def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False
     moments = {} if statistics is None else statistics.apart if apart else statistics.moments
     if site.name not in moments:
         curvature = Curvature.unknown(site.groups, site.columns)
-        ladder = method.ladder(weight, curvature, points=points, least_scale=least)
+        ladder = _ladder(given, method, weight, curvature, points, least)
         mean = None if statistics is None else statistics.means.get(site.name)
         return _Solved(site, ladder, matrix, measured=False, mean=mean)
     moment = moments[site.name]
     own_bias = has_own_bias(model, site)
     curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count)
-    ladder = method.ladder(weight, curvature, points=points, least_scale=least)
+    ladder = _ladder(given, method, weight, curvature, points, least)
     return _Solved(site, ladder, matrix, measured=True, mean=moment.mean if own_bias else None)
+
+
+def _ladder(
+    given: _Given, method: Method, weight: Tensor, curvature: Curvature, points: int | None, least: Tensor | None
+) -> Ladder:
+    """A weight as it is where it lies on a grid of the format, else as the method makes it."""
+    most = formats.PORTABLE_MAX if given.plan.recipe.portable else formats.INT8_MAX
+    exact = on_grid(weight, method.scheme, curvature, most)
+    if exact is not None and (least is None or bool((exact.rungs[0][0].scale >= least).all())):
+        return exact
+    return method.ladder(weight, curvature, points=points, least_scale=least)
 
 
 def has_own_bias(model: Model, site: Site) -> bool:

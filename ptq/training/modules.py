@@ -61,20 +61,24 @@ class LowBit(nn.Module):
         """That of the plain layer, and the recipe."""
         return f"{super().extra_repr()}, recipe={self.recipe.name}"
 
-    def low_bit(self, x: Tensor, weight: Tensor, product: Product) -> Tensor:
-        """The product by the recipe, computed in float32 or more, in the type that it would have without."""
+    def low_bit(self, x: Tensor, weight: Tensor, bias: Tensor | None, product: Product) -> Tensor:
+        """The product with the weight by the recipe, computed in float32 or more; the bias is added as it is.
+
+        It comes in the type that it would have without a recipe.
+        """
+        if torch.compiler.is_exporting():
+            return product(*self._written_out(x, weight), bias)
         kind = x.device.type
         casts = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
         result = torch.get_autocast_dtype(kind) if casts else x.dtype
         compute = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
         with torch.autocast(kind, enabled=False):
             x, weight = x.to(compute), weight.to(compute)
-            if torch.compiler.is_exporting():
-                return self._written_out(x, weight, product).to(result)
             out: Tensor = LowBitProduct.apply(  # type: ignore[no-untyped-call]
                 x, weight, product, self.recipe, self.low_bit_running_maximum, self._step(x)
             )
-        return out.to(result)
+        out = out.to(result)
+        return out if bias is None else out + product.aligned(bias.to(result))
 
     @torch.no_grad()
     def _step(self, x: Tensor) -> Tensor | None:
@@ -90,8 +94,8 @@ class LowBit(nn.Module):
             self.low_bit_step.copy_(remembered(known, step, MEMORY)[1])
         return step
 
-    def _written_out(self, x: Tensor, weight: Tensor, product: Product) -> Tensor:
-        """What `torch.export` sees: the forward pass of evaluation in plain operators."""
+    def _written_out(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """What `torch.export` sees of the rounding: that of evaluation, in plain operators."""
         rules = self.recipe
         if rules.output is not None or not all(isinstance(r, Grid | None) for r in (rules.weight, rules.activation)):
             raise ModelError(
@@ -102,7 +106,7 @@ class LowBit(nn.Module):
             x = rules.activation.written_out(x, self.low_bit_step.to(x.dtype))
         if isinstance(rules.weight, Grid):
             weight = rules.weight.written_out(weight, rules.weight.step(weight))
-        return product(x, weight)
+        return x, weight
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """A checkpoint of the plain model is one too: what it does not know stays as it is."""
@@ -116,8 +120,7 @@ class LowBitLinear(LowBit, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in)` to `(..., out)`."""
-        out = self.low_bit(x, self.weight, Matrix())
-        return out if self.bias is None else out + self.bias.to(out.dtype)
+        return self.low_bit(x, self.weight, self.bias, Matrix())
 
 
 class _LowBitConv(LowBit, nn.modules.conv._ConvNd):
@@ -132,9 +135,8 @@ class _LowBitConv(LowBit, nn.modules.conv._ConvNd):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             batched = functional.pad(batched, self._reversed_padding_repeated_twice, mode)
             padding = (0,) * spatial
-        out = self.low_bit(batched, self.weight, Convolution(self.stride, padding, self.dilation, self.groups))
-        if self.bias is not None:
-            out = out + self.bias.to(out.dtype).view(-1, *[1] * spatial)
+        product = Convolution(self.stride, padding, self.dilation, self.groups)
+        out = self.low_bit(batched, self.weight, self.bias, product)
         return out if x.dim() == spatial + 2 else out[0]
 
 

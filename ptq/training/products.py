@@ -25,8 +25,11 @@ from ptq.training.recipes import Rule, TrainingRecipe
 class Product(Protocol):
     """A bilinear map of an input and a weight, and its two derivatives."""
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The output."""
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The output, with a bias `(out,)` for every channel."""
+
+    def aligned(self, bias: Tensor) -> Tensor:
+        """A bias `(out,)` as it is added to an output."""
 
     def input_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """In the shape of `x`, for the gradient of the output."""
@@ -39,9 +42,13 @@ class Product(Protocol):
 class Matrix:
     """`x (..., in)` times the transpose of `weight (out, in)`."""
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """`(..., out)`."""
-        return functional.linear(x, weight)
+        return functional.linear(x, weight, bias)
+
+    def aligned(self, bias: Tensor) -> Tensor:
+        """Channels are last."""
+        return bias
 
     def input_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002
         """`(..., in)`."""
@@ -67,9 +74,13 @@ class Convolution:
         transposed, no_padding = False, [0] * len(self.stride)
         return self.stride, self.padding, self.dilation, transposed, no_padding, self.groups
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """`(batch, out, ...)`."""
-        return torch.convolution(x, weight, None, *self._geometry)
+        return torch.convolution(x, weight, bias, *self._geometry)
+
+    def aligned(self, bias: Tensor) -> Tensor:
+        """All other dimensions come behind channels."""
+        return bias.view(-1, *[1] * len(self.stride))
 
     def input_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """`(batch, in, ...)`."""

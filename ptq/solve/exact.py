@@ -1,0 +1,58 @@
+"""Weights that lie on a grid of their format already, such as those of a network trained in few bits: kept as they are.
+
+A search for scales by error would come near, not to the very scales, and store them in steps of a sixteenth of an
+octave.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from ptq.formats import INT8_MAX
+from ptq.formats.integer import IntFormat
+from ptq.ladder import Ladder
+from ptq.qtensor import Term
+from ptq.scheme import Scheme
+from ptq.solve.curvature import Curvature
+
+_OFF: Final = 2.0**-12
+"""How far from an integer a weight may be, in steps: what float32 leaves of it when a BatchNorm is folded in."""
+
+
+def on_grid(weight: Tensor, scheme: Scheme, curvature: Curvature, most: int = INT8_MAX) -> Ladder | None:
+    """The one term that a weight `(groups, rows, in)` is; None where it is not all integers of a scale a row.
+
+    One scale for the whole weight, if that does. `most` is the largest integer.
+    """
+    fmt = scheme.format
+    if not isinstance(fmt, IntFormat) or not fmt.signed or scheme.group is not None:
+        return None
+    rows = weight.flatten(0, 1).double()
+    largest = rows.abs().amax(1, keepdim=True)
+    limit = min(int(fmt.max), most)
+    scale = _scale(rows, largest.amax(), limit)
+    if scale is None and not scheme.per_tensor:
+        scale = _scale(rows, largest, limit)
+    if scale is None:
+        return None
+    scale = scale.expand(len(rows), 1)
+    term = Term((rows / scale).round().float(), scale.flatten().float().contiguous(), fmt)
+    power = curvature.errors(curvature.arranged(weight)).reshape(-1)
+    return Ladder(((term,),), torch.zeros(1, len(rows)), power)
+
+
+def _scale(rows: Tensor, largest: Tensor, limit: int) -> Tensor | None:
+    """The coarsest scales with which all numbers are integers, the `largest` ones of up to `limit`; 1 for zeros."""
+    scale = torch.full_like(largest, torch.nan)
+    for integer in range(1, limit + 1):
+        candidate = torch.where(largest > 0, largest / integer, 1.0)
+        steps = rows / candidate
+        fits = (steps - steps.round()).abs().amax(1, keepdim=True) <= _OFF
+        fits = fits if largest.ndim else fits.all()
+        scale = torch.where(scale.isnan() & fits, candidate, scale)
+        if not bool(scale.isnan().any()):
+            return scale
+    return None
