@@ -90,7 +90,7 @@ def _from_torch(
 
     from ptq.model.export import export_module, export_program
 
-    if isinstance(source, torch.nn.DataParallel):
+    if isinstance(source, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
         source = source.module
     source = getattr(source, "_orig_mod", source)  # what torch.compile wraps
     if isinstance(source, torch.export.ExportedProgram):
