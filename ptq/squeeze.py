@@ -36,9 +36,8 @@ class Squeeze(NamedTuple):
         mean = logs.sum() / found.sum().clamp_min(1)
         most = torch.where(found, logs, -torch.inf).max() if x.numel() else mean
         most = torch.where(most.isneginf(), 0.0, most)
-        equal = most - mean <= _EQUAL
-        alpha = torch.where(equal, 1.0, SQUEEZED_EXPONENT / torch.where(equal, 1.0, most - mean))
-        return cls(alpha, torch.where(equal, -most, -alpha * mean))
+        alpha = _exponent(most - mean)
+        return cls(alpha, torch.where(most - mean <= _EQUAL, -most, -alpha * mean))
 
     def forth(self, x: Tensor) -> Tensor:
         """`Y` in float64."""
@@ -50,9 +49,44 @@ class Squeeze(NamedTuple):
 
 
 def truncate(x: Tensor) -> Tensor:
-    """What is left of a tensor that is stored in S2FP8, in its own type (equation 5)."""
+    """What is left of a tensor that is stored in S2FP8, in its own type (equation 5).
+
+    Of float64 it is computed in float64, of narrower types in float32. `log2 |Y|` is then off by less than
+    `alpha 2^-19 + 2^-16` where FP8 has numbers, and half a step of FP8 is 0.09 or more: up to an `alpha` of 10,000 it
+    is the neighbour that float64 finds but within a fifth of a half step of a tie, and for the 65 of a tensor between
+    0.9 and 1.2 within 0.2 % of it. What is left is off by less than 2^-16 of itself, and the largest magnitude stays
+    as it is, as do magnitudes that are all equal.
+    """
+    if x.dtype != torch.float64:
+        return _narrow(x.float()).to(x.dtype)
     squeeze = Squeeze.of(x)
-    return squeeze.back(round_to(_BASE, squeeze.forth(x))).to(x.dtype)
+    return squeeze.back(round_to(_BASE, squeeze.forth(x)))
+
+
+def _narrow(x: Tensor) -> Tensor:
+    """`truncate` in float32, with logarithms of parts of the largest magnitude, as fine as those parts.
+
+    Roots, as they span half the octaves: the quotient of the least and the largest float32 is no float32.
+    """
+    if not x.numel():
+        return x
+    largest = x.abs().amax()
+    root = torch.where(largest == 0, 1.0, largest).sqrt()
+    parts = x.abs().sqrt_().div_(root)
+    count = parts.count_nonzero()
+    logs = parts.log2().mul_(2)
+    total = torch.where(parts == 0, 0.0, logs).sum(dtype=torch.float64)
+    alpha = _exponent(-total / count.clamp_min(1)).float()
+    squeezed = logs.mul_(alpha).exp2_().mul_(2.0**SQUEEZED_EXPONENT)
+    logs = round_to(_BASE, squeezed).mul_(2.0**-SQUEEZED_EXPONENT).log2_()
+    part = logs.mul_(0.5).div_(alpha).exp2_()
+    return part.mul(largest).mul_(part).copysign_(x)
+
+
+def _exponent(octaves: Tensor) -> Tensor:
+    """`alpha` for a maximum that many octaves above the mean."""
+    equal = octaves <= _EQUAL
+    return torch.where(equal, 1.0, SQUEEZED_EXPONENT / torch.where(equal, 1.0, octaves))
 
 
 def _powers(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
