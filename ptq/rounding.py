@@ -24,15 +24,18 @@ from ptq import formats
 from ptq.errors import OptionError
 from ptq.formats import Format
 
-_CASTS: Final[Mapping[Format, torch.dtype]] = MappingProxyType(
+_CASTS: Final[Mapping[str, torch.dtype]] = MappingProxyType(
     {
-        formats.get("fp8_e5m2"): torch.float8_e5m2,
-        formats.get("fp8_e4m3fn"): torch.float8_e4m3fn,
-        formats.get("fp8_e5m2fnuz"): torch.float8_e5m2fnuz,
-        formats.get("fp8_e4m3fnuz"): torch.float8_e4m3fnuz,
+        "fp8_e5m2": torch.float8_e5m2,
+        "fp8_e4m3fn": torch.float8_e4m3fn,
+        "fp8_e5m2fnuz": torch.float8_e5m2fnuz,
+        "fp8_e4m3fnuz": torch.float8_e4m3fnuz,
     }
 )
-"""Formats that torch has as types, whose casts round to nearest even but have infinities or NaN above the largest."""
+"""Formats that torch has as types, by name (Dynamo reads no mapping with other keys).
+
+Their casts round to nearest even, but have infinities or NaN above the largest number.
+"""
 
 
 class Rounding(Enum):
@@ -74,7 +77,8 @@ def nearest(fmt: Format, *, away: bool = False) -> Callable[[Tensor], Tensor]:
     if is_integer_grid(fmt) and not away:
         low, high = fmt.min, fmt.max
         return lambda x: x.round().clamp_(low, high).add_(0.0)  # -0 + 0 is 0
-    return _by_casts(fmt, _CASTS[fmt]) if fmt in _CASTS and not away else _by_table(fmt, away=away)
+    known = fmt is formats.FORMATS.get(fmt.name) and fmt.name in _CASTS
+    return _by_casts(fmt, _CASTS[fmt.name]) if known and not away else _by_table(fmt, away=away)
 
 
 def _by_casts(fmt: Format, stored: torch.dtype) -> Callable[[Tensor], Tensor]:
