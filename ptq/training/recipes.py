@@ -13,6 +13,7 @@ from ptq import registry
 from ptq.errors import OptionError
 from ptq.rounding import Rounding
 from ptq.training.gradients import Aligned, Alignment, Fixed, Squeezed
+from ptq.training.lognormal import Lognormal
 from ptq.training.sawb import Sawb
 from ptq.training.unified import DirectionSensitive
 
@@ -77,6 +78,7 @@ _RECIPES: Final = (
     _luq("luq", Aligned()),
     _luq("luq-smp2", Aligned(), samples=2),
     TrainingRecipe(name="int8-unified", weight=_INT8, activation=_INT8, gradient=DirectionSensitive()),
+    _luq("lognormal", Lognormal()),
     _everywhere("s2fp8", Squeezed(), Squeezed()),
     _everywhere("fp8", Fixed("fp8_e5m2"), Fixed("fp8_e5m2")),
     _everywhere("fp8-loss-scale", Fixed("fp8_e5m2"), Fixed("fp8_e5m2", 1 / _LOSS_SCALE)),
@@ -90,6 +92,9 @@ stochastic rounding.
 
 `int8-unified` is in the style of Unified INT8 training (arXiv:1912.12607): all in 8 bits, weights and activations by
 their maximum, gradients with the clip that turns them least, but without the paper's scaling of learning rates.
+
+`lognormal` has gradients of 6 bits, pruned to a fifth before (arXiv:2006.08173). The paper says nothing of the rest;
+weights and activations are those of LUQ, so that the two compare.
 """
 
 
