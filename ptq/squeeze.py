@@ -55,7 +55,8 @@ def truncate(x: Tensor) -> Tensor:
     `alpha 2^-19 + 2^-16` where FP8 has numbers, and half a step of FP8 is 0.09 or more: up to an `alpha` of 10,000 it
     is the neighbour that float64 finds but within a fifth of a half step of a tie, and for the 65 of a tensor between
     0.9 and 1.2 within 0.2 % of it. What is left is off by less than 2^-16 of itself, and the largest magnitude stays
-    as it is, as do magnitudes that are all equal.
+    as it is, as do magnitudes that are all equal. What is no number makes all numbers NaN, but in float64 a NaN only
+    itself.
     """
     if x.dtype != torch.float64:
         return _narrow(x.float()).to(x.dtype)
