@@ -17,6 +17,7 @@ from ptq.formats.minifloat import SQUEEZED_EXPONENT
 from ptq.rounding import round_to
 
 _BASE = formats.get("fp8_e5m2")
+_LEAST = min(value for value in _BASE.values if value > 0)
 _EQUAL = 2.0**-40
 """Below this many octaves between maximum and mean the magnitudes are one, and their sum was not exact."""
 
@@ -71,17 +72,18 @@ def _narrow(x: Tensor) -> Tensor:
     """
     if not x.numel():
         return x
-    largest = x.abs().amax()
-    root = torch.where(largest == 0, 1.0, largest).sqrt()
-    parts = x.abs().sqrt_().div_(root)
-    count = parts.count_nonzero()
-    logs = parts.log2().mul_(2)
-    total = torch.where(parts == 0, 0.0, logs).sum(dtype=torch.float64)
-    alpha = _exponent(-total / count.clamp_min(1)).float()
-    squeezed = logs.mul_(alpha).exp2_().mul_(2.0**SQUEEZED_EXPONENT)
-    logs = round_to(_BASE, squeezed).mul_(2.0**-SQUEEZED_EXPONENT).log2_()
+    sign, largest = x.sign(), x.abs().amax()
+    largest = torch.where(largest == 0, 1.0, largest)
+    found = sign.abs()
+    whole = x.abs().add_((1 - found).mul_(largest))  # 0 becomes the largest: its root and logarithm would be slow
+    logs = whole.sqrt_().div_(largest.sqrt()).log2_().mul_(2)
+    octaves = -logs.sum(dtype=torch.float64) / found.sum(dtype=torch.float64).clamp_min(1)
+    alpha = _exponent(octaves).float()
+    squeezed = logs.mul_(alpha).exp2_().mul_(2.0**SQUEEZED_EXPONENT).mul_(sign)
+    stored = round_to(_BASE, squeezed)
+    logs = stored.abs().clamp_(min=_LEAST).mul_(2.0**-SQUEEZED_EXPONENT).log2_()
     part = logs.mul_(0.5).div_(alpha).exp2_()
-    return part.mul(largest).mul_(part).copysign_(x)
+    return part.mul(largest).mul_(part).mul_(stored.sign()).copysign_(x)
 
 
 def _exponent(octaves: Tensor) -> Tensor:

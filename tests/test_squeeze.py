@@ -214,3 +214,16 @@ def test_magnitudes_that_are_all_equal_are_kept_in_float32(magnitude: float, cou
     x = torch.full((count,), magnitude)
     x[::3] *= -1
     assert torch.equal(truncate(x), x)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors_in_float32(name: str) -> None:
+    numbers, _, _, expected = VECTORS[name]
+    np.testing.assert_allclose(truncate(torch.tensor(numbers)), expected, rtol=2.0**-16, atol=0)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_shows(broken: float) -> None:
+    x = torch.tensor([1.0, broken, -3.0, 0.0])
+    assert bool(truncate(x).isnan().all())
+    assert not bool(truncate(x.double())[1].isfinite())
