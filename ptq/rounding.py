@@ -11,15 +11,31 @@ Both are one rule for neighbours on the grid, zero being one of them, so E[round
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import cache
+from types import MappingProxyType
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from ptq import formats
 from ptq.errors import OptionError
 from ptq.formats import Format
+
+_CASTS: Final[Mapping[str, torch.dtype]] = MappingProxyType(
+    {
+        "fp8_e5m2": torch.float8_e5m2,
+        "fp8_e4m3fn": torch.float8_e4m3fn,
+        "fp8_e5m2fnuz": torch.float8_e5m2fnuz,
+        "fp8_e4m3fnuz": torch.float8_e4m3fnuz,
+    }
+)
+"""Formats that torch has as types, by name (Dynamo reads no mapping with other keys).
+
+Their casts round to nearest even, but have infinities or NaN above the largest number.
+"""
 
 
 class Rounding(Enum):
@@ -58,9 +74,24 @@ def round_to(
 
 def nearest(fmt: Format, *, away: bool = False) -> Callable[[Tensor], Tensor]:
     """`round_to` the nearest number, for loops that round many small tensors to one format; `away` is where ties go."""
-    if _is_integer_grid(fmt) and not away:
+    if is_integer_grid(fmt) and not away:
         low, high = fmt.min, fmt.max
         return lambda x: x.round().clamp_(low, high).add_(0.0)  # -0 + 0 is 0
+    known = fmt is formats.FORMATS.get(fmt.name) and fmt.name in _CASTS
+    return _by_casts(fmt, _CASTS[fmt.name]) if known and not away else _by_table(fmt, away=away)
+
+
+def _by_casts(fmt: Format, stored: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The table's numbers bit by bit, 10 to 30 times as fast; only float64 would be rounded twice."""
+    low, high, table = fmt.min, fmt.max, _by_table(fmt, away=False)
+
+    def from_casts(x: Tensor) -> Tensor:
+        return table(x) if x.dtype == torch.float64 else x.clamp(low, high).to(stored).to(x.dtype)
+
+    return from_casts
+
+
+def _by_table(fmt: Format, *, away: bool) -> Callable[[Tensor], Tensor]:
     table, boundaries = _table(fmt), _boundaries(fmt, away=away)
 
     def from_table(x: Tensor) -> Tensor:
@@ -96,7 +127,7 @@ def _table(fmt: Format) -> Tensor:
 
 
 @cache
-def _is_integer_grid(fmt: Format) -> bool:
+def is_integer_grid(fmt: Format) -> bool:
     """Whether the format is consecutive integers with codes as even as they are: torch rounds those by itself."""
     pairs = enumerate(zip(fmt.values, fmt.codes, strict=True))
     return all(value == fmt.min + i and value % 1 == 0 == (code - value) % 2 for i, (value, code) in pairs)

@@ -17,6 +17,7 @@ from ptq.formats.minifloat import SQUEEZED_EXPONENT
 from ptq.rounding import round_to
 
 _BASE = formats.get("fp8_e5m2")
+_LEAST = min(value for value in _BASE.values if value > 0)
 _EQUAL = 2.0**-40
 """Below this many octaves between maximum and mean the magnitudes are one, and their sum was not exact."""
 
@@ -36,9 +37,8 @@ class Squeeze(NamedTuple):
         mean = logs.sum() / found.sum().clamp_min(1)
         most = torch.where(found, logs, -torch.inf).max() if x.numel() else mean
         most = torch.where(most.isneginf(), 0.0, most)
-        equal = most - mean <= _EQUAL
-        alpha = torch.where(equal, 1.0, SQUEEZED_EXPONENT / torch.where(equal, 1.0, most - mean))
-        return cls(alpha, torch.where(equal, -most, -alpha * mean))
+        alpha = _exponent(most - mean)
+        return cls(alpha, torch.where(most - mean <= _EQUAL, -most, -alpha * mean))
 
     def forth(self, x: Tensor) -> Tensor:
         """`Y` in float64."""
@@ -50,9 +50,46 @@ class Squeeze(NamedTuple):
 
 
 def truncate(x: Tensor) -> Tensor:
-    """What is left of a tensor that is stored in S2FP8, in its own type (equation 5)."""
+    """What is left of a tensor that is stored in S2FP8, in its own type (equation 5).
+
+    Of float64 it is computed in float64, of narrower types in float32. `log2 |Y|` is then off by less than
+    `alpha 2^-19 + 2^-16` where FP8 has numbers, and half a step of FP8 is 0.09 or more: up to an `alpha` of 10,000 it
+    is the neighbour that float64 finds but within a fifth of a half step of a tie, and for the 65 of a tensor between
+    0.9 and 1.2 within 0.2 % of it. What is left is off by less than 2^-16 of itself, and the largest magnitude stays
+    as it is, as do magnitudes that are all equal. What is no number makes all numbers NaN, but in float64 a NaN only
+    itself.
+    """
+    if x.dtype != torch.float64:
+        return _narrow(x.float()).to(x.dtype)
     squeeze = Squeeze.of(x)
-    return squeeze.back(round_to(_BASE, squeeze.forth(x))).to(x.dtype)
+    return squeeze.back(round_to(_BASE, squeeze.forth(x)))
+
+
+def _narrow(x: Tensor) -> Tensor:
+    """`truncate` in float32, with logarithms of parts of the largest magnitude, as fine as those parts.
+
+    Roots, as they span half the octaves: the quotient of the least and the largest float32 is no float32.
+    """
+    if not x.numel():
+        return x
+    sign, largest = x.sign(), x.abs().amax()
+    largest = torch.where(largest == 0, 1.0, largest)
+    found = sign.abs()
+    whole = x.abs().add_((1 - found).mul_(largest))  # 0 becomes the largest: its root and logarithm would be slow
+    logs = whole.sqrt_().div_(largest.sqrt()).log2_().mul_(2)
+    octaves = -logs.sum(dtype=torch.float64) / found.sum(dtype=torch.float64).clamp_min(1)
+    alpha = _exponent(octaves).float()
+    squeezed = logs.mul_(alpha).exp2_().mul_(2.0**SQUEEZED_EXPONENT).mul_(sign)
+    stored = round_to(_BASE, squeezed)
+    logs = stored.abs().clamp_(min=_LEAST).mul_(2.0**-SQUEEZED_EXPONENT).log2_()
+    part = logs.mul_(0.5).div_(alpha).exp2_()
+    return part.mul(largest).mul_(part).mul_(stored.sign()).copysign_(x)
+
+
+def _exponent(octaves: Tensor) -> Tensor:
+    """`alpha` for a maximum that many octaves above the mean."""
+    equal = octaves <= _EQUAL
+    return torch.where(equal, 1.0, SQUEEZED_EXPONENT / torch.where(equal, 1.0, octaves))
 
 
 def _powers(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

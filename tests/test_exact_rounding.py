@@ -163,3 +163,21 @@ def test_as_defined_in_rational_numbers(name: str, mode: Rounding) -> None:
     x = np.concatenate([special, drawn, every[-20:]])
     expected = np.array([nearest(fmt, value, away=mode is AWAY) for value in x.tolist()])
     agree(fmt, x, expected.astype(np.float32), mode)
+
+
+CAST = ("fp8_e5m2", "fp8_e4m3fn", "fp8_e5m2fnuz", "fp8_e4m3fnuz")
+"""Formats that torch casts to."""
+
+
+@pytest.mark.parametrize("name", CAST)
+def test_casts_of_narrow_types_are_the_table_of_float64(name: str) -> None:
+    """All float16 and bfloat16; of float32 all upper halves, with lower ones at, below and above what makes ties."""
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    bits = (np.arange(2**16, dtype=np.uint32)[:, None] * 2**16 + lower).reshape(-1)
+    halves = torch.arange(-(2**15), 2**15).to(torch.int16)
+    fmt = formats.get(name)
+    for x in (torch.from_numpy(bits.view(np.float32)), halves.view(torch.float16), halves.view(torch.bfloat16)):
+        whole = torch.int32 if x.dtype == torch.float32 else torch.int16
+        got, expected = round_to(fmt, x), round_to(fmt, x.double()).to(x.dtype)
+        assert torch.equal(got.isnan(), x.isnan())
+        assert torch.equal(got.view(whole)[~x.isnan()], expected.view(whole)[~x.isnan()])

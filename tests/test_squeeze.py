@@ -162,3 +162,68 @@ def test_rounding_to_it_is_better_than_rounding_in_the_logarithm() -> None:
     rounded = truncate(x)
     error = [(each - x).square().sum() for each in (near, rounded)]
     assert 0.75 * error[1] < error[0] < error[1]
+
+
+def narrow(spread: float) -> torch.Tensor:
+    """A float32 tensor with zeros and both signs, whose `alpha` goes as 1 / spread."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.exp(spread * torch.randn(100_000, generator=generator)) * torch.randn(100_000, generator=generator).sign()
+    return torch.where(torch.rand(x.shape, generator=generator) < 0.1, 0.0, x)
+
+
+TENSORS = {
+    "much wider than FP8": narrow(12.0),
+    "wide": narrow(2.0),
+    "alpha of 8": narrow(0.3),
+    "alpha of 65": narrow(0.04),
+    "alpha of 2,000": narrow(1e-3),
+    "alpha of 10,000": narrow(2e-4),
+    "large": narrow(2.0) * 1e34,
+    "subnormal": narrow(1.0) * 1e-41,
+    "from the least to the largest float": torch.exp2(torch.linspace(-149, 127.9, 10_000)),
+    "few large ones": torch.cat([torch.full((5000,), 1e-40), torch.tensor([3e38, -1e-44])]),
+    "nearly all equal": torch.cat([torch.full((1000,), 3.7), torch.tensor([0.1, -3.0, 0.1])]),
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_float32_is_as_near_to_float64_as_the_docstring_says(name: str) -> None:
+    x = TENSORS[name]
+    wide = x.double()
+    squeeze, got = Squeeze.of(wide), truncate(x).double()
+    off = float(torch.exp2(squeeze.alpha * 2.0**-19 + 2.0**-16))
+    y, least = squeeze.forth(wide), 2.0**-149
+    sides = [squeeze.back(round_to(FP8, y * factor)) for factor in (1 / off, 1, off)]
+    near = torch.stack([(got - side).abs() <= 2.0**-16 * side.abs() + least for side in sides])
+    sure = (sides[0] == sides[1]) & (sides[1] == sides[2])
+    assert bool(near.any(0).all())
+    assert bool(near[1][sure].all())
+    assert float(sure.double().mean()) > (0.7 if squeeze.alpha > 5000 else 0.95 if squeeze.alpha > 1000 else 0.99)
+    assert torch.equal(got[wide.abs() == wide.abs().max()], wide[wide.abs() == wide.abs().max()])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrower_types_go_through_float32(dtype: torch.dtype) -> None:
+    x = narrow(1.0).to(dtype)
+    assert torch.equal(truncate(x), truncate(x.float()).to(dtype))
+
+
+@pytest.mark.parametrize("magnitude", [3.7, 1e-45, 3e-42, 1e-38, 3.4e38, 0.1])
+@pytest.mark.parametrize("count", [1, 2, 1_000_003])
+def test_magnitudes_that_are_all_equal_are_kept_in_float32(magnitude: float, count: int) -> None:
+    x = torch.full((count,), magnitude)
+    x[::3] *= -1
+    assert torch.equal(truncate(x), x)
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_vectors_in_float32(name: str) -> None:
+    numbers, _, _, expected = VECTORS[name]
+    np.testing.assert_allclose(truncate(torch.tensor(numbers)), expected, rtol=2.0**-16, atol=0)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_shows(broken: float) -> None:
+    x = torch.tensor([1.0, broken, -3.0, 0.0])
+    assert bool(truncate(x).isnan().all())
+    assert not bool(truncate(x.double())[1].isfinite())

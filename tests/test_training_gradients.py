@@ -132,15 +132,15 @@ def test_what_is_above_the_remembered_maximum_is_clipped() -> None:
     assert Aligned()(torch.tensor([4.0, -4.0, 1.0]), torch.tensor(1.0)).tolist() == [1, -1, 1]
 
 
-RULES = {
-    name: rule
-    for name, recipe in RECIPES.items()
-    for rule in (recipe.weight, recipe.gradient, recipe.output)
+RULES = dict.fromkeys(
+    rule
+    for recipe in RECIPES.values()
+    for rule in (recipe.weight, recipe.activation, recipe.gradient, recipe.output, recipe.product)
     if rule is not None
-}
+)
 
 
-@pytest.mark.parametrize("rule", list(dict.fromkeys([*RULES.values(), RECIPES["luq"].weight])), ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_rule_keeps_shape_zeros_and_what_is_no_number(rule: recipes.Rule, dtype: torch.dtype) -> None:
     for zeros in (torch.zeros(3, 4, dtype=dtype), torch.zeros(0, 2, dtype=dtype), torch.zeros((), dtype=dtype)):

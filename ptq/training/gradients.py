@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ptq import formats
 from ptq.formats import Format
-from ptq.rounding import Rounding, nearest, stochastic
+from ptq.rounding import Rounding, is_integer_grid, nearest, stochastic
 from ptq.squeeze import truncate
+from ptq.training.integers import stochastic_integers
 from ptq.training.powers import are_powers, stochastic_powers, uniform_like
 
 
@@ -80,6 +81,8 @@ class Aligned:
             uniform.masked_fill_(scaled.abs() < smallest, 0.5)
         if are_powers(fmt):
             return stochastic_powers(fmt, scaled.float(), uniform).to(scaled.dtype)
+        if is_integer_grid(fmt):
+            return stochastic_integers(fmt, scaled, uniform)
         return stochastic(fmt, scaled, uniform.double())
 
 

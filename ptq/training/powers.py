@@ -25,7 +25,7 @@ from ptq.formats import Format
 UNIFORM_STEP: Final = 2.0**-23
 """Of the uniform numbers: as fine as a significand, so that chances are exact."""
 
-_EXPONENT: Final = 0x7F800000
+EXPONENT: Final = 0x7F800000
 """The exponent field of a float32; alone it is a power of two."""
 _SIGNIFICAND: Final = 2**23 - 1
 _ONE: Final = 0x3F800000
@@ -53,5 +53,5 @@ def stochastic_powers(fmt: Format, x: Tensor, uniform: Tensor) -> Tensor:
     It saturates, NaN stays NaN, and a zero has the sign of `x`.
     """
     rounded = x.abs().clamp_(max=fmt.max)
-    low = rounded.view(torch.int32).bitwise_and(_EXPONENT).clamp_(min=_ONE).view(torch.float32)
+    low = rounded.view(torch.int32).bitwise_and(EXPONENT).clamp_(min=_ONE).view(torch.float32)
     return rounded.div_(low).add_(uniform).floor_().mul_(low).copysign_(x)  # floor is many times as fast as trunc

@@ -12,8 +12,11 @@ from torch import Tensor
 from ptq import registry
 from ptq.errors import OptionError
 from ptq.rounding import Rounding
+from ptq.training import published
 from ptq.training.gradients import Aligned, Alignment, Fixed, Squeezed
+from ptq.training.lognormal import Lognormal
 from ptq.training.sawb import Sawb
+from ptq.training.unified import DirectionSensitive
 
 
 class Rule(Protocol):
@@ -66,6 +69,8 @@ _LOSS_SCALE: Final = 100
 As all is linear between the loss and the gradients, scaling it is the same as rounding them on a finer grid.
 """
 
+_INT8: Final = Aligned("int8", rounding=Rounding.NEAREST_EVEN)
+
 _RECIPES: Final = (
     _luq("fp4-naive", Aligned(rounding=Rounding.NEAREST_AWAY, alignment=Alignment.POWER_BELOW)),
     _luq("fp4-sr", Aligned(alignment=Alignment.POWER_BELOW, underflow=False)),
@@ -73,6 +78,14 @@ _RECIPES: Final = (
     _luq("int4-sr", Aligned("int4")),
     _luq("luq", Aligned()),
     _luq("luq-smp2", Aligned(), samples=2),
+    TrainingRecipe(
+        name="luq-published",
+        weight=published.WEIGHTS,
+        activation=published.ACTIVATIONS,
+        gradient=Aligned("luq_fp4_paper"),
+    ),
+    TrainingRecipe(name="int8-unified", weight=_INT8, activation=_INT8, gradient=DirectionSensitive()),
+    _luq("lognormal", Lognormal()),
     _everywhere("s2fp8", Squeezed(), Squeezed()),
     _everywhere("fp8", Fixed("fp8_e5m2"), Fixed("fp8_e5m2")),
     _everywhere("fp8-loss-scale", Fixed("fp8_e5m2"), Fixed("fp8_e5m2", 1 / _LOSS_SCALE)),
@@ -83,6 +96,15 @@ RECIPES: Final[Mapping[str, TrainingRecipe]] = MappingProxyType({recipe.name: re
 
 The `fp4` ones lack LUQ's max alignment; `fp4-naive` and `fp4-sr` its stochastic underflow too, and `fp4-naive` its
 stochastic rounding.
+
+`luq-published` has the sizes of LUQ's released code, each a little more than 4 bits: gradients of 8 powers, weights of
+17 integers, activations of 16 or 24. Its maximum of the gradient without the sign is ours.
+
+`int8-unified` is in the style of Unified INT8 training (arXiv:1912.12607): all in 8 bits, weights and activations by
+their maximum, gradients with the clip that turns them least, but without the paper's scaling of learning rates.
+
+`lognormal` has gradients of 6 bits, pruned to a fifth before (arXiv:2006.08173). The paper says nothing of the rest;
+weights and activations are those of LUQ, so that the two compare.
 """
 
 
