@@ -50,14 +50,20 @@ class IntFormat(Format):
 
 @dataclass(frozen=True)
 class Integers(Format):
-    """All integers up to a limit: what the points of a row come to in sum, which nothing stores as such."""
+    """All integers between two, for computing with: nothing stores them as such."""
 
-    limit: int
+    low: int
+    high: int
+
+    @classmethod
+    def between(cls, low: int, high: int) -> Integers:
+        """From `low` to `high`, both included."""
+        return cls(f"integers from {low} to {high}", (high - low).bit_length(), low, high)
 
     @classmethod
     def up_to(cls, limit: int) -> Integers:
-        """From `-limit` to `limit`."""
-        return cls(f"integers up to {limit}", (2 * limit).bit_length(), limit)
+        """From `-limit` to `limit`: what the points of a row come to in sum."""
+        return cls.between(-limit, limit)
 
     @cached_property
     def values(self) -> tuple[float, ...]:
@@ -67,7 +73,7 @@ class Integers(Format):
     @cached_property
     def codes(self) -> tuple[int, ...]:
         """The integers themselves."""
-        return tuple(range(-self.limit, self.limit + 1))
+        return tuple(range(self.low, self.high + 1))
 
 
 FORMATS: Final = (

@@ -6,6 +6,7 @@ and remembered, so that in evaluation a sample does not depend on the others of 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,31 +14,49 @@ import torch
 from torch import Tensor
 
 from ptq import formats
+from ptq.formats import Format
 from ptq.rounding import nearest
 
 MEMORY: Final = 0.9
 """The part of a remembered step that stays at every batch, as in BatchNorm."""
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Numbers of a format of integers times a step; how the step is found is up to subclasses."""
+class Grid(ABC):
+    """Integers times a step; how it is found is up to subclasses."""
 
-    fmt: str = "int4"
+    @property
+    @abstractmethod
+    def integers(self) -> Format:
+        """What is multiplied with the step."""
 
+    @abstractmethod
     def step(self, x: Tensor) -> Tensor:
-        """What the integers are multiplied with, without dimensions; positive for zeros too."""
-        raise NotImplementedError
+        """That of a tensor, without dimensions; positive for zeros too."""
 
     def __call__(self, x: Tensor, step: Tensor | None = None) -> Tensor:
         """Multiples of a step, of its own by default, in the shape and dtype of `x`; ties go to the even one."""
         step = self.step(x) if step is None else step
-        return nearest(formats.get(self.fmt))(x / step).mul_(step)
+        return nearest(self.integers)(x / step).mul_(step)
 
     def written_out(self, x: Tensor, step: Tensor) -> Tensor:
-        """The same in the four operators that `ptq.model.trained` knows a grid by, for graphs."""
-        fmt = formats.get(self.fmt)
-        return (x / step).round().clamp(fmt.min, fmt.max) * step
+        """The same in the four operators that `ptq quantize` knows rounded activations by, for graphs."""
+        return (x / step).round().clamp(self.integers.min, self.integers.max) * step
+
+
+@dataclass(frozen=True)
+class Maximum(Grid):
+    """The largest magnitude stands on the largest number of a format of integers."""
+
+    fmt: str = "int8"
+
+    @property
+    def integers(self) -> Format:
+        """Those of the format."""
+        return formats.get(self.fmt)
+
+    def step(self, x: Tensor) -> Tensor:
+        """The largest magnitude over the largest integer."""
+        return positive(x.abs().amax() / self.integers.max) if x.numel() else x.new_ones(())
 
 
 def positive(step: Tensor) -> Tensor:

@@ -14,37 +14,33 @@ import torch
 from torch import Tensor
 
 from ptq.formats.integer import Integers
-from ptq.rounding import nearest
+from ptq.training.grids import Grid, positive
 from ptq.training.sawb import clip
 
 
 @dataclass(frozen=True)
-class PublishedSawb:
-    """Rounding to the nearest multiple of a step, from `low` to the largest integer; `negative` is the low of others.
+class PublishedSawb(Grid):
+    """Integers of `signed` times a step, which is that of `unsigned` for a tensor without negative numbers.
 
-    Those are the tensors with a negative number. The released code never goes back from there, this has no memory.
+    The released code keeps to `signed` once a tensor of a layer had a negative number, this has no memory.
     """
 
-    integers: Integers
-    low: int
-    negative: int
+    signed: Integers
+    unsigned: Integers
 
-    def lowest(self, x: Tensor) -> Tensor:
-        """The integer to clip at below, of a tensor; without dimensions."""
-        return torch.where((x < 0).any(), float(self.negative), float(self.low)).to(x)
+    @property
+    def integers(self) -> Integers:
+        """All that occur."""
+        return self.signed
 
     def step(self, x: Tensor) -> Tensor:
         """What the integers are multiplied with; positive for zeros too."""
-        steps = self.integers.limit - self.lowest(x)
-        return (2 * clip(x, "luq") / steps).clamp_min(torch.finfo(x.dtype).tiny)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiples of the step, in the shape and dtype of `x`; ties go to the even one."""
-        step = self.step(x)
-        return nearest(self.integers)(x / step).clamp_min_(self.lowest(x)).mul_(step)
+        signed, unsigned = (float(each.high - each.low) for each in (self.signed, self.unsigned))
+        return positive(2 * clip(x, "luq") / torch.where((x < 0).any(), signed, unsigned).to(x))
 
 
-WEIGHTS: Final = PublishedSawb(Integers.up_to(8), -8, -8)
+_WIDE: Final = Integers.between(-8, 8)
+WEIGHTS: Final = PublishedSawb(_WIDE, _WIDE)
 """Of the released code."""
-ACTIVATIONS: Final = PublishedSawb(Integers.up_to(15), 0, -8)
+ACTIVATIONS: Final = PublishedSawb(Integers.between(-8, 15), Integers.between(0, 15))
 """Of the released code."""

@@ -14,6 +14,7 @@ from ptq.errors import OptionError
 from ptq.rounding import Rounding
 from ptq.training import published
 from ptq.training.gradients import Aligned, Alignment, Fixed, Squeezed
+from ptq.training.grids import Maximum
 from ptq.training.lognormal import Lognormal
 from ptq.training.sawb import Sawb
 from ptq.training.unified import DirectionSensitive
@@ -69,7 +70,7 @@ _LOSS_SCALE: Final = 100
 As all is linear between the loss and the gradients, scaling it is the same as rounding them on a finer grid.
 """
 
-_INT8: Final = Aligned("int8", rounding=Rounding.NEAREST_EVEN)
+_INT8: Final = Maximum("int8")
 
 _RECIPES: Final = (
     _luq("fp4-naive", Aligned(rounding=Rounding.NEAREST_AWAY, alignment=Alignment.POWER_BELOW)),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ptq import formats, registry
+from ptq.formats import Format
 from ptq.training.grids import Grid, positive
 
 
@@ -67,8 +68,14 @@ def clip(x: Tensor, source: str) -> Tensor:
 class Sawb(Grid):
     """Multiples of `clip / fmt.max`, as LUQ rounds weights and activations to."""
 
+    fmt: str = "int4"
     source: str = "ibm403"
+
+    @property
+    def integers(self) -> Format:
+        """Those of the format."""
+        return formats.get(self.fmt)
 
     def step(self, x: Tensor) -> Tensor:
         """The clip falls on the largest number of the format."""
-        return positive(clip(x, self.source) / formats.get(self.fmt).max)
+        return positive(clip(x, self.source) / self.integers.max)
