@@ -8,9 +8,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import ptq
 from ptq.recipe import ACTIVATIONS
+from ptq.training import RECIPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,3 +88,21 @@ def _word(kernel: str | None, *, integer: bool, simulated: bool) -> str:
     if kernel == "MatMulNBits":
         return kernel
     return "int8" if integer else "simulated" if simulated else "float"
+
+
+def test_every_training_recipe_is_described() -> None:
+    part = README.partition("## Train in few bits")[2].partition("\n## ")[0]
+    assert {row.split("`")[1] for row in part.splitlines() if row.startswith("| `")} == set(RECIPES)
+
+
+def test_the_training_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From conversion to a file; its dots are statements that do nothing."""
+    part = README.partition("## Train in few bits")[2]
+    code = part.partition("```python\n")[2].partition("```")[0]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    np.savez(tmp_path / "calib.npz", input=np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    names = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    exec(compile(code, "README.md", "exec"), names)
+    assert len(names["result"].report.layers) == 3
