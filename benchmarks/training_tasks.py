@@ -122,9 +122,9 @@ class Language:
     """The next character of news, by the small Transformer of S2FP8's paper: 2 layers of 128, filters of 512, Adam."""
 
     name: str = "lm"
-    steps: int = 500
-    rate: float = 2e-3
-    size: int = 16
+    steps: int = 1200
+    rate: float = 3e-3
+    size: int = 8
     length: int = 64
 
     @cached_property
@@ -175,8 +175,8 @@ class Ratings:
     """
 
     name: str = "ratings"
-    steps: int = 5000
-    rate: float = 2e-3
+    steps: int = 7500
+    rate: float = 3e-3
     size: int = 1024
     negatives: int = 4
 
