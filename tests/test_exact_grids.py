@@ -82,3 +82,14 @@ def test_schemes_without_a_scale_a_row() -> None:
     for name in ("uint4", "fp4_e2m1"):
         assert kept(weight, Scheme(formats.get(name))) is None
     assert kept(integers(100), Scheme(formats.get("int8")), most=63) is None
+
+
+def test_one_row_among_many_decides() -> None:
+    """Wherever it is, and without columns or rows there is nothing to decide."""
+    weight = integers(7, 300)
+    assert kept(weight) is not None
+    for row in (0, 17, 299):
+        broken = weight.clone()
+        broken[0, row, 3] = 0.5
+        assert kept(broken) is None
+    assert torch.equal(kept(torch.zeros(1, 4, 3)).terms[0].scale, torch.ones(4))

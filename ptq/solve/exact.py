@@ -21,6 +21,9 @@ from ptq.solve.curvature import Curvature
 _OFF: Final = 2.0**-12
 """How far from an integer a weight may be, in steps: what float32 leaves of it when a BatchNorm is folded in."""
 
+_SOME: Final = 8
+"""So many rows, at least, are looked at before all others: those of ordinary weights are on no grid."""
+
 
 def on_grid(weight: Tensor, scheme: Scheme, curvature: Curvature, most: int = INT8_MAX) -> Ladder | None:
     """The one term that a weight `(groups, rows, in)` is; None where it is not all integers of a scale a row.
@@ -30,28 +33,35 @@ def on_grid(weight: Tensor, scheme: Scheme, curvature: Curvature, most: int = IN
     fmt = scheme.format
     if not isinstance(fmt, IntFormat) or not fmt.signed or scheme.group is not None:
         return None
-    rows = weight.flatten(0, 1).double()
-    largest = rows.abs().amax(1, keepdim=True)
-    limit = min(int(fmt.max), most)
-    scale = _scale(rows, largest.amax(), limit)
+    rows, limit = weight.flatten(0, 1), min(int(fmt.max), most)
+    some = rows[:: max(1, len(rows) // _SOME)]
+    if _scale(some.double(), limit, shared=False) is None:
+        return None
+    rows = rows.double()
+    scale = _scale(rows, limit, shared=True)
     if scale is None and not scheme.per_tensor:
-        scale = _scale(rows, largest, limit)
+        scale = _scale(rows, limit, shared=False)
     if scale is None:
         return None
-    scale = scale.expand(len(rows), 1)
     term = Term((rows / scale).round().float(), scale.flatten().float().contiguous(), fmt)
     power = curvature.errors(curvature.arranged(weight)).reshape(-1)
     return Ladder(((term,),), torch.zeros(1, len(rows)), power)
 
 
-def _scale(rows: Tensor, largest: Tensor, limit: int) -> Tensor | None:
-    """The coarsest scales with which all numbers are integers, the `largest` ones of up to `limit`; 1 for zeros."""
+def _scale(rows: Tensor, limit: int, *, shared: bool) -> Tensor | None:
+    """The coarsest scales `(rows, 1)` with which all numbers are integers up to `limit`; 1 for zeros.
+
+    One for each row, or the same where it is `shared`. None where there are none.
+    """
+    largest = rows.abs().amax(1, keepdim=True)
+    if shared:
+        largest = largest.amax().expand_as(largest)
     scale = torch.full_like(largest, torch.nan)
     for integer in range(1, limit + 1):
         candidate = torch.where(largest > 0, largest / integer, 1.0)
         steps = rows / candidate
         fits = (steps - steps.round()).abs().amax(1, keepdim=True) <= _OFF
-        fits = fits if largest.ndim else fits.all()
+        fits = fits.all().expand_as(fits) if shared else fits
         scale = torch.where(scale.isnan() & fits, candidate, scale)
         if not bool(scale.isnan().any()):
             return scale
