@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -177,10 +178,14 @@ def _scores(task: Task, network: torch.nn.Module) -> dict[str, float]:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes."""
-    return {name: metadata.version(name) for name in ("ptq-toolkit", "torch", "numpy")} | {
-        "python": platform.python_version()
-    }
+    """Of what computes; the commit too where this is a checkout, as recipes change from one to the next."""
+    found = {name: metadata.version(name) for name in ("ptq-toolkit", "torch", "numpy")}
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # there is no git
+        commit = ""
+    return found | {"python": platform.python_version()} | ({"commit": commit} if commit else {})
 
 
 def machine() -> str:
