@@ -49,10 +49,16 @@ class Squeeze(NamedTuple):
         return _powers(y.double(), lambda logs: (logs - self.beta) / self.alpha)
 
 
+def squeezed(x: Tensor) -> tuple[Squeeze, Tensor]:
+    """What S2FP8 stores of a tensor: its statistics, and `Y` rounded to fp8_e5m2, in float64."""
+    squeeze = Squeeze.of(x)
+    return squeeze, round_to(_BASE, squeeze.forth(x))
+
+
 def truncate(x: Tensor) -> Tensor:
     """What is left of a tensor that is stored in S2FP8, in its own type (equation 5)."""
-    squeeze = Squeeze.of(x)
-    return squeeze.back(round_to(_BASE, squeeze.forth(x))).to(x.dtype)
+    squeeze, y = squeezed(x)
+    return squeeze.back(y).to(x.dtype)
 
 
 def _powers(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

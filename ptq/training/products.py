@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ptq.training.gradients import Aligned, remembered
 from ptq.training.grids import Grid
+from ptq.training.packing import Layout, Packed, packing
 from ptq.training.recipes import Rule, TrainingRecipe
 
 
@@ -102,11 +103,10 @@ class LowBitProduct(torch.autograd.Function):
 
         `step` is that of the activation, where its rule is a `Grid`.
         """
-        grid = recipe.activation
-        x = grid(x, step) if isinstance(grid, Grid) else rounded(grid, x)
-        weight = rounded(recipe.weight, weight)
-        ctx.save_for_backward(x, weight)
-        ctx.product, ctx.recipe, ctx.running = product, recipe, running
+        x, kept, ctx.x_layout = _kept(recipe, recipe.activation, x, step)
+        weight, kept_weight, ctx.weight_layout = _kept(recipe, recipe.weight, weight, None)
+        ctx.save_for_backward(*kept, *kept_weight)
+        ctx.product, ctx.recipe, ctx.running, ctx.kept = product, recipe, running, len(kept)
         return rounded(recipe.output, product(x, weight))
 
     @staticmethod
@@ -119,8 +119,9 @@ class LowBitProduct(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, gradient: Tensor, of_input: bool, of_weight: bool) -> tuple[Tensor | None, ...]:  # noqa: FBT001
-    x, weight = ctx.saved_tensors
     product, recipe = ctx.product, ctx.recipe
+    x = _returned(recipe, recipe.activation, ctx.saved_tensors[: ctx.kept], ctx.x_layout)
+    weight = _returned(recipe, recipe.weight, ctx.saved_tensors[ctx.kept :], ctx.weight_layout)
     draws = _draws(recipe.gradient, gradient, ctx.running)
     first = next(draws)
     found_input = found_weight = None
@@ -131,6 +132,20 @@ def _gradients(ctx: Any, gradient: Tensor, of_input: bool, of_weight: bool) -> t
         mean = sum(islice(draws, more), first) / recipe.samples if more else first
         found_weight = rounded(recipe.product, product.weight_gradient(mean, x, weight))
     return found_input, found_weight, None, None, None, None
+
+
+def _kept(recipe: TrainingRecipe, rule: Rule | None, x: Tensor, step: Tensor | None) -> Packed:
+    """A tensor of the forward pass as the rule of the recipe says, and what the backward pass needs to have it."""
+    if recipe.pack and (way := packing(rule)) is not None:
+        return way.pack(x, step)
+    x = rule(x, step) if isinstance(rule, Grid) else rounded(rule, x)
+    return Packed(x, (x,), Layout(x.shape, x.stride(), x.dtype))
+
+
+def _returned(recipe: TrainingRecipe, rule: Rule | None, kept: tuple[Tensor, ...], layout: Layout) -> Tensor:
+    if recipe.pack and (way := packing(rule)) is not None:
+        return way.unpack(kept, layout)
+    return kept[0]
 
 
 def rounded(rule: Rule | None, x: Tensor) -> Tensor:
