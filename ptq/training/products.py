@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ptq.training.gradients import Aligned, remembered
+from ptq.training.gradients import Aligned, largest_magnitude, remembered
 from ptq.training.grids import Grid
 from ptq.training.packing import Layout, Packed, packing
 from ptq.training.recipes import Rule, TrainingRecipe
@@ -156,7 +156,7 @@ def rounded(rule: Rule | None, x: Tensor) -> Tensor:
 def _draws(rule: Rule | None, gradient: Tensor, running: Tensor) -> Iterator[Tensor]:
     """One gradient, rounded again and again; `running` goes one step on."""
     if isinstance(rule, Aligned) and rule.hindsight is not None and gradient.numel():
-        estimate, following = remembered(running.to(gradient), gradient.abs().amax(), rule.hindsight)
+        estimate, following = remembered(running.to(gradient), largest_magnitude(gradient), rule.hindsight)
         running.copy_(following)
         while True:
             yield rule(gradient, estimate)
