@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from graphs import model
 from small_folder import RNG, Folder, filled
 
@@ -136,3 +137,10 @@ def test_a_training_step_of_every_recipe() -> None:
     found = run("training_step", "--recipes", "lug")
     assert (found.returncode, found.stdout) == (2, "")
     assert "unknown training recipe 'lug'; did you mean 'luq'?" in found.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_kernel_needs_a_gpu() -> None:
+    found = run("training_kernel")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr == "Error: there is no CUDA device to time the kernel on\n"

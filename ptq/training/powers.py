@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Final
 
 import torch
@@ -64,10 +66,23 @@ def stochastic_powers(fmt: Format, x: Tensor, uniform: Tensor) -> Tensor:
 
 def drawn_powers(fmt: Format, x: Tensor, scale: Tensor) -> Tensor:
     """`stochastic_powers` of `x / scale`, times the scale, by the global generator, in the shape and dtype of `x`."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() and not torch.compiler.is_compiling():
-        return _in_blocks(fmt, x, scale)
+    if not torch.compiler.is_compiling():  # which makes one kernel of many operators by itself
+        if x.device.type == "cuda" and x.dtype != torch.float64 and (kernels := _kernels()) is not None:
+            drawn: Tensor = kernels.drawn(fmt, x, scale)
+            return drawn
+        if x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous():
+            return _in_blocks(fmt, x, scale)
     scaled = x / scale
     return stochastic_powers(fmt, scaled.float(), uniform_like(x)).to(x.dtype).mul_(scale)
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """Those of Triton, where it is installed."""
+    try:
+        return import_module("ptq.training.triton_kernels")
+    except ImportError:
+        return None
 
 
 @torch.no_grad()
