@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +115,30 @@ def test_a_gradient_has_its_mean() -> None:
     drawn = triton_kernels.drawn(formats.get("luq_fp4"), x, torch.tensor(1 / 64, device=DEVICE)).double()
     variance = torch.tensor([0, 0.01, 5.0875e-5, 4.65e-5, 0.04, 6.05275e-5, 0], dtype=torch.float64, device=DEVICE)
     assert bool(((drawn.mean(0) - x[0]).abs() <= 5 * (variance / len(x)).sqrt() + 1e-8).all())
+
+
+COMPILE = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from ptq.training import triton_kernels
+
+for dtype in ("fp32", "fp16", "bf16"):
+    arguments = {"x_at": "*" + dtype, "out_at": "*" + dtype, "scale_at": "*" + dtype, "seed_at": "*i64", "size": "i64"}
+    signature = arguments | {"top": "constexpr", "quarter": "constexpr"}
+    source = ASTSource(triton_kernels._drawn, signature, {"top": 64.0, "quarter": 1024})
+    print(compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": False}).asm["ptx"])
+"""
+
+
+def test_it_compiles_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    """The interpreter takes more than the compiler does. The division is exact, and nothing is fused."""
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-W", "error", "-c", COMPILE]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.count("div.rn.f32") == 3 * 4 * 1024 // 128
+    assert "fma." not in found.stdout
+    assert "div.full" not in found.stdout
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the rule takes the kernel on a GPU only")

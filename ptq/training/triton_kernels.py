@@ -3,11 +3,11 @@
 It computes what `ptq.training.powers.stochastic_powers` does, bit by bit for the same uniform numbers. These come from
 Philox (doi:10.1145/2063384.2063405), with one key a call out of torch's generator of the device; the counter is the
 place in memory. Import it where Triton is.
+
+Its compiler looks annotations up, and allows of globals only what is a constant to it: hence kernels have no types.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -21,22 +21,22 @@ _QUARTER = 1024
 
 
 @triton.jit
-def _words(seed_at: Any, program: Any, quarter: tl.constexpr) -> Any:
+def _words(seed_at, program, quarter: tl.constexpr):
     """Four blocks of 32 random bits."""
     counter = program * quarter + tl.arange(0, quarter)
     return tl.randint4x(tl.load(seed_at), counter)
 
 
 @triton.jit
-def _uniform(words: Any) -> Any:
+def _uniform(words):
     """Multiples of 2^-23 in [0, 1), as `UNIFORM_STEP`."""
     return (words & 0x7FFFFF).to(tl.float32) * 1.1920928955078125e-07
 
 
 @triton.jit
 def _round(  # noqa: PLR0917  (a kernel)
-    x_at: Any, out_at: Any, place: Any, size: Any, words: Any, scale: Any, top: tl.constexpr
-) -> None:
+    x_at, out_at, place, size, words, scale, top: tl.constexpr
+):
     """`stochastic_powers` of `x / scale`, times the scale; what is 16 bits wide is divided in float32, as by torch."""
     inside = place < size
     loaded = tl.load(x_at + place, mask=inside, other=0.0)
@@ -52,8 +52,8 @@ def _round(  # noqa: PLR0917  (a kernel)
 
 @triton.jit
 def _drawn(  # noqa: PLR0917  (a kernel)
-    x_at: Any, out_at: Any, scale_at: Any, seed_at: Any, size: Any, top: tl.constexpr, quarter: tl.constexpr
-) -> None:
+    x_at, out_at, scale_at, seed_at, size, top: tl.constexpr, quarter: tl.constexpr
+):
     program = tl.program_id(0).to(tl.int64)  # places beyond 2^31 are no problem
     scale = tl.load(scale_at).to(tl.float32)
     one, two, three, four = _words(seed_at, program, quarter)
@@ -65,7 +65,7 @@ def _drawn(  # noqa: PLR0917  (a kernel)
 
 
 @triton.jit
-def _drawn_uniform(out_at: Any, seed_at: Any, size: Any, quarter: tl.constexpr) -> None:
+def _drawn_uniform(out_at, seed_at, size, quarter: tl.constexpr):
     program = tl.program_id(0).to(tl.int64)
     one, two, three, four = _words(seed_at, program, quarter)
     place = program * 4 * quarter + tl.arange(0, quarter)
@@ -86,16 +86,16 @@ def drawn(fmt: Format, x: Tensor, scale: Tensor, seed: Tensor | None = None) -> 
         out = torch.empty_like(x)
     if x.numel():
         seed = new_seed(x.device) if seed is None else seed
-        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-            _drawn[_grid(x)](x, out, scale, seed, x.numel(), top=fmt.max, quarter=_QUARTER)
+        with torch.cuda.device_of(x):
+            _drawn[_grid(x)](x, out, scale, seed, x.numel(), top=fmt.max, quarter=_QUARTER, enable_fp_fusion=False)
     return out
 
 
 def uniform(x: Tensor, seed: Tensor) -> Tensor:
     """The uniform numbers that `drawn` takes, of the shape and strides of a dense `x`, float32."""
     out = torch.empty_like(x, dtype=torch.float32)
-    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        _drawn_uniform[_grid(x)](out, seed, x.numel(), quarter=_QUARTER)
+    with torch.cuda.device_of(x):
+        _drawn_uniform[_grid(x)](out, seed, x.numel(), quarter=_QUARTER, enable_fp_fusion=False)
     return out
 
 
