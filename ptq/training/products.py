@@ -120,8 +120,9 @@ class LowBitProduct(torch.autograd.Function):
 
 def _gradients(ctx: Any, gradient: Tensor, of_input: bool, of_weight: bool) -> tuple[Tensor | None, ...]:  # noqa: FBT001
     product, recipe = ctx.product, ctx.recipe
-    x = _returned(recipe, recipe.activation, ctx.saved_tensors[: ctx.kept], ctx.x_layout)
-    weight = _returned(recipe, recipe.weight, ctx.saved_tensors[ctx.kept :], ctx.weight_layout)
+    saved = ctx.saved_tensors  # asked for once: checkpoints allow no more
+    x = _returned(recipe, recipe.activation, saved[: ctx.kept], ctx.x_layout)
+    weight = _returned(recipe, recipe.weight, saved[ctx.kept :], ctx.weight_layout)
     draws = _draws(recipe.gradient, gradient, ctx.running)
     first = next(draws)
     found_input = found_weight = None
