@@ -24,7 +24,7 @@ from ptq import formats
 from ptq.errors import OptionError
 from ptq.formats import Format
 
-_CASTS: Final[Mapping[str, torch.dtype]] = MappingProxyType(
+TORCH_TYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
     {
         "fp8_e5m2": torch.float8_e5m2,
         "fp8_e4m3fn": torch.float8_e4m3fn,
@@ -77,8 +77,8 @@ def nearest(fmt: Format, *, away: bool = False) -> Callable[[Tensor], Tensor]:
     if is_integer_grid(fmt) and not away:
         low, high = fmt.min, fmt.max
         return lambda x: x.round().clamp_(low, high).add_(0.0)  # -0 + 0 is 0
-    known = fmt is formats.FORMATS.get(fmt.name) and fmt.name in _CASTS
-    return _by_casts(fmt, _CASTS[fmt.name]) if known and not away else _by_table(fmt, away=away)
+    known = fmt is formats.FORMATS.get(fmt.name) and fmt.name in TORCH_TYPES
+    return _by_casts(fmt, TORCH_TYPES[fmt.name]) if known and not away else _by_table(fmt, away=away)
 
 
 def _by_casts(fmt: Format, stored: torch.dtype) -> Callable[[Tensor], Tensor]:

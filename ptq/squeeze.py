@@ -49,6 +49,17 @@ class Squeeze(NamedTuple):
         return _powers(y.double(), lambda logs: (logs - self.beta) / self.alpha)
 
 
+class Stored(NamedTuple):
+    """What S2FP8 stores of a tensor: numbers of fp8_e5m2, as floats, and two numbers without dimensions.
+
+    Those are `alpha` and `beta` in float64, `alpha` and the largest magnitude in float32, as `y` is in.
+    """
+
+    y: Tensor
+    alpha: Tensor
+    other: Tensor
+
+
 def truncate(x: Tensor) -> Tensor:
     """What is left of a tensor that is stored in S2FP8, in its own type (equation 5).
 
@@ -59,19 +70,34 @@ def truncate(x: Tensor) -> Tensor:
     as it is, as do magnitudes that are all equal. What is no number makes all numbers NaN, but in float64 a NaN only
     itself.
     """
+    return restored(stored(x)).to(x.dtype)
+
+
+def stored(x: Tensor) -> Stored:
+    """The first half of `truncate`."""
     if x.dtype != torch.float64:
-        return _narrow(x.float()).to(x.dtype)
+        return _stored_narrow(x.float())
     squeeze = Squeeze.of(x)
-    return squeeze.back(round_to(_BASE, squeeze.forth(x)))
+    return Stored(round_to(_BASE, squeeze.forth(x)), *squeeze)
 
 
-def _narrow(x: Tensor) -> Tensor:
-    """`truncate` in float32, with logarithms of parts of the largest magnitude, as fine as those parts.
+def restored(kept: Stored) -> Tensor:
+    """The second half, in the type of `y`."""
+    if kept.y.dtype == torch.float64:
+        return Squeeze(kept.alpha, kept.other).back(kept.y)
+    y, alpha, largest = kept
+    logs = y.abs().clamp_(min=_LEAST).mul_(2.0**-SQUEEZED_EXPONENT).log2_()
+    part = logs.mul_(0.5).div_(alpha).exp2_()
+    return part.mul(largest).mul_(part).mul_(y.sign()).copysign_(y)
+
+
+def _stored_narrow(x: Tensor) -> Stored:
+    """In float32, with logarithms of parts of the largest magnitude, as fine as those parts.
 
     Roots, as they span half the octaves: the quotient of the least and the largest float32 is no float32.
     """
     if not x.numel():
-        return x
+        return Stored(x, x.new_ones(()), x.new_ones(()))
     sign, largest = x.sign(), x.abs().amax()
     largest = torch.where(largest == 0, 1.0, largest)
     found = sign.abs()
@@ -79,11 +105,8 @@ def _narrow(x: Tensor) -> Tensor:
     logs = whole.sqrt_().div_(largest.sqrt()).log2_().mul_(2)
     octaves = -logs.sum(dtype=torch.float64) / found.sum(dtype=torch.float64).clamp_min(1)
     alpha = _exponent(octaves).float()
-    squeezed = logs.mul_(alpha).exp2_().mul_(2.0**SQUEEZED_EXPONENT).mul_(sign)
-    stored = round_to(_BASE, squeezed)
-    logs = stored.abs().clamp_(min=_LEAST).mul_(2.0**-SQUEEZED_EXPONENT).log2_()
-    part = logs.mul_(0.5).div_(alpha).exp2_()
-    return part.mul(largest).mul_(part).mul_(stored.sign()).copysign_(x)
+    squeezed = logs.mul_(alpha).exp2_().mul_(2.0**SQUEEZED_EXPONENT).mul_(sign).copysign_(x)
+    return Stored(round_to(_BASE, squeezed), alpha, largest)
 
 
 def _exponent(octaves: Tensor) -> Tensor:

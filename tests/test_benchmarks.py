@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from graphs import model
 from small_folder import RNG, Folder, filled
 
@@ -124,3 +125,22 @@ def test_every_layer_has_its_time(folder: Folder) -> None:
     found = run("layers", folder.model, folder.model, "--data", folder.data)
     assert found.returncode == 1
     assert "no layer with marks" in found.stderr
+
+
+def test_a_training_step_of_every_recipe() -> None:
+    found = run("training_step", "--networks", "small", "--rounds", 1, "--recipes", "luq,s2fp8")
+    assert (found.returncode, found.stderr) == (0, "")
+    steps, gradients = found.stdout.strip().split("\n\n")[1:]
+    names = [["FP32", ""], ["luq", "no"], ["luq", "yes"], ["s2fp8", "no"], ["s2fp8", "yes"]]
+    assert [line[1:3] for line in table(steps)] == names
+    assert [line[0] for line in table(gradients)] == ["copy", "luq", "s2fp8"]
+    found = run("training_step", "--recipes", "lug")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "unknown training recipe 'lug'; did you mean 'luq'?" in found.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_kernel_needs_a_gpu() -> None:
+    found = run("training_kernel")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr == "Error: there is no CUDA device to time the kernel on\n"

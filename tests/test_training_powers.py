@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from ptq import formats
 from ptq.rounding import stochastic
-from ptq.training.powers import UNIFORM_STEP, are_powers, stochastic_powers, uniform_like
+from ptq.training.powers import UNIFORM_STEP, are_powers, drawn_powers, stochastic_powers, uniform_like
 
 NAMES = ["luq_fp4", "luq_fp4_paper", "pot4", "pot3", "int2"]
 
@@ -90,3 +92,35 @@ def test_arguments_that_are_not_contiguous_are_left_alone() -> None:
     got = stochastic_powers(formats.get("luq_fp4"), x, uniform)
     assert torch.equal(got, table("luq_fp4", x, uniform))
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0, 2), (7, 3), (2**17,), (2**17 + 1,), (3, 5, 2**15)], ids=str)
+def test_blocks_change_nothing(shape: tuple[int, ...]) -> None:
+    """The numbers of the whole tensor at once, bit by bit, with the same draws, and as many of them."""
+    fmt = formats.get("luq_fp4")
+    torch.manual_seed(0)
+    x, scale = torch.randn(shape).pow(5), torch.tensor(0.37)
+    x.view(-1)[2:5] = torch.tensor([0.0, -0.0, math.nan])[: max(x.numel() - 2, 0)]
+    for numbers in (x, x.transpose(0, -1) if x.dim() else x):
+        torch.manual_seed(1)
+        whole = stochastic_powers(fmt, numbers / scale, uniform_like(numbers)) * scale
+        following = torch.rand(1)
+        torch.manual_seed(1)
+        got = drawn_powers(fmt, numbers, scale)
+        assert torch.equal(got.nan_to_num(9), whole.nan_to_num(9))
+        assert torch.equal(got.signbit(), whole.signbit())
+        assert torch.equal(torch.rand(1), following)
+        assert got.shape == numbers.shape
+
+
+def test_threads_change_nothing() -> None:
+    x, threads, found = torch.randn(2**18 + 5), torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            torch.manual_seed(0)
+            found.append(drawn_powers(formats.get("luq_fp4"), x, x.abs().max() / 64))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

@@ -21,7 +21,7 @@ from ptq.formats import Format
 from ptq.rounding import Rounding, is_integer_grid, nearest, stochastic
 from ptq.squeeze import truncate
 from ptq.training.integers import stochastic_integers
-from ptq.training.powers import are_powers, stochastic_powers, uniform_like
+from ptq.training.powers import are_powers, drawn_powers, stochastic_powers, uniform_like
 
 
 class Alignment(Enum):
@@ -68,11 +68,13 @@ class Aligned:
         """Numbers of the format times the scale, in the shape and dtype of `x`; `largest` is its own by default."""
         if not x.numel():
             return x
-        scale = self.scale(x.abs().amax() if largest is None else largest)
-        fmt, scaled = formats.get(self.fmt), x / scale
-        if self.rounding is Rounding.STOCHASTIC:
-            return self._drawn(fmt, scaled).mul_(scale)
-        return nearest(fmt, away=self.rounding is Rounding.NEAREST_AWAY)(scaled).mul_(scale)
+        scale = self.scale(largest_magnitude(x) if largest is None else largest)
+        fmt = formats.get(self.fmt)
+        if self.rounding is not Rounding.STOCHASTIC:
+            return nearest(fmt, away=self.rounding is Rounding.NEAREST_AWAY)(x / scale).mul_(scale)
+        if self.underflow and are_powers(fmt):
+            return drawn_powers(fmt, x, scale)
+        return self._drawn(fmt, x / scale).mul_(scale)
 
     def _drawn(self, fmt: Format, scaled: Tensor) -> Tensor:
         uniform = uniform_like(scaled)
@@ -84,6 +86,12 @@ class Aligned:
         if is_integer_grid(fmt):
             return stochastic_integers(fmt, scaled, uniform)
         return stochastic(fmt, scaled, uniform.double())
+
+
+def largest_magnitude(x: Tensor) -> Tensor:
+    """Of a tensor with numbers in it, in one pass; NaN where one is."""
+    low, high = torch.aminmax(x)
+    return torch.maximum(-low, high)
 
 
 def remembered(running: Tensor, largest: Tensor, eta: float) -> tuple[Tensor, Tensor]:

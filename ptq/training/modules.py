@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -164,6 +165,8 @@ def convert(
     model: M,
     recipe: str | TrainingRecipe = "luq",
     layers: Mapping[str, str | TrainingRecipe | None] = MappingProxyType({}),
+    *,
+    pack: bool = False,
 ) -> M:
     """The same model, its linear and convolutional layers computing by the recipe from now on.
 
@@ -171,15 +174,17 @@ def convert(
     recipe is for all layers they stay as they are. A model that was converted before gets the new recipe.
 
     `layers` says otherwise for those whose name a regular expression is found in: a recipe, or None to leave them in
-    high precision. Of several that match, the last decides.
+    high precision. Of several that match, the last decides. `pack` sets `TrainingRecipe.pack` of all of them.
 
     Raises:
-        OptionError: there is no such recipe, or an expression matches no layer.
+        OptionError: there is no such recipe, it cannot be packed, or an expression matches no layer.
         ModelError: the model has no layer to convert.
 
     """
     found = {n: m for n, m in model.named_modules() if type(m) in LOW_BIT or isinstance(m, LowBit)}
     chosen = _chosen(found, _recipe(recipe), layers)
+    if pack:
+        chosen = {name: replace(own, pack=True) for name, own in chosen.items()}
     for layer in found.values():
         _restore(layer)
     for name, wanted in chosen.items():

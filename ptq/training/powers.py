@@ -14,7 +14,10 @@ magnitude, or a multiple of 2^-23. Below 1, other numbers round up with a chance
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Final
 
 import torch
@@ -30,6 +33,10 @@ EXPONENT: Final = 0x7F800000
 _SIGNIFICAND: Final = 2**23 - 1
 _ONE: Final = 0x3F800000
 """The bits of 1.0."""
+
+_BLOCK: Final = 2**17
+"""How many numbers go through all operators before the next: what they need stays in the cache of a core, and it is
+even, as one draw is for two numbers."""
 
 
 @cache
@@ -55,3 +62,41 @@ def stochastic_powers(fmt: Format, x: Tensor, uniform: Tensor) -> Tensor:
     rounded = x.abs().clamp_(max=fmt.max)
     low = rounded.view(torch.int32).bitwise_and(EXPONENT).clamp_(min=_ONE).view(torch.float32)
     return rounded.div_(low).add_(uniform).floor_().mul_(low).copysign_(x)  # floor is many times as fast as trunc
+
+
+def drawn_powers(fmt: Format, x: Tensor, scale: Tensor) -> Tensor:
+    """`stochastic_powers` of `x / scale`, times the scale, by the global generator, in the shape and dtype of `x`."""
+    if not torch.compiler.is_compiling():  # which makes one kernel of many operators by itself
+        if x.device.type == "cuda" and x.dtype != torch.float64 and (kernels := _kernels()) is not None:
+            drawn: Tensor = kernels.drawn(fmt, x, scale)
+            return drawn
+        if x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous():
+            return _in_blocks(fmt, x, scale)
+    scaled = x / scale
+    return stochastic_powers(fmt, scaled.float(), uniform_like(x)).to(x.dtype).mul_(scale)
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """Those of Triton, where it is installed."""
+    try:
+        return import_module("ptq.training.triton_kernels")
+    except ImportError:
+        return None
+
+
+@torch.no_grad()
+def _in_blocks(fmt: Format, x: Tensor, scale: Tensor) -> Tensor:
+    """The same, bit by bit, with one pass over memory in place of one for every operator."""
+    rounded, size = torch.empty_like(x), min(_BLOCK, x.numel())
+    pairs, floats = torch.empty((size + 1) // 2, dtype=torch.int64), torch.empty(size)
+    blocks: Iterable[tuple[Tensor, Tensor]] = zip(*(torch.split(t.view(-1), _BLOCK) for t in (x, rounded)), strict=True)
+    for block, out in blocks:
+        number = block.numel()
+        draws = pairs[: (number + 1) // 2].random_()  # the low bits are those of `randint`, which takes longer
+        integers = draws.view(torch.int32)[:number].bitwise_and_(_SIGNIFICAND)
+        uniform = floats[:number].copy_(integers)
+        torch.div(block, scale, out=out).abs_().clamp_(max=fmt.max)
+        low = torch.bitwise_and(out.view(torch.int32), EXPONENT, out=integers).clamp_(min=_ONE).view(torch.float32)
+        out.div_(low).add_(uniform, alpha=UNIFORM_STEP).floor_().mul_(low).copysign_(block).mul_(scale)
+    return rounded

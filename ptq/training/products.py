@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ptq.training.gradients import Aligned, remembered
+from ptq.training.gradients import Aligned, largest_magnitude, remembered
 from ptq.training.grids import Grid
+from ptq.training.packing import Layout, Packed, packing
 from ptq.training.recipes import Rule, TrainingRecipe
 
 
@@ -113,11 +114,10 @@ class LowBitProduct(torch.autograd.Function):
 
         `step` is that of the activation, where its rule is a `Grid`.
         """
-        grid = recipe.activation
-        x = grid(x, step) if isinstance(grid, Grid) else rounded(grid, x)
-        weight = rounded(recipe.weight, weight)
-        ctx.save_for_backward(x, weight)
-        ctx.product, ctx.recipe, ctx.running = product, recipe, running
+        x, kept, ctx.x_layout = _kept(recipe, recipe.activation, x, step)
+        weight, kept_weight, ctx.weight_layout = _kept(recipe, recipe.weight, weight, None)
+        ctx.save_for_backward(*kept, *kept_weight)
+        ctx.product, ctx.recipe, ctx.running, ctx.kept = product, recipe, running, len(kept)
         return rounded(recipe.output, product(x, weight))
 
     @staticmethod
@@ -130,8 +130,10 @@ class LowBitProduct(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, gradient: Tensor, of_input: bool, of_weight: bool) -> tuple[Tensor | None, ...]:  # noqa: FBT001
-    x, weight = ctx.saved_tensors
     product, recipe = ctx.product, ctx.recipe
+    saved = ctx.saved_tensors  # asked for once: checkpoints allow no more
+    x = _returned(recipe, recipe.activation, saved[: ctx.kept], ctx.x_layout)
+    weight = _returned(recipe, recipe.weight, saved[ctx.kept :], ctx.weight_layout)
     draws = _draws(recipe.gradient, gradient, ctx.running)
     first = next(draws)
     found_input = found_weight = None
@@ -144,6 +146,20 @@ def _gradients(ctx: Any, gradient: Tensor, of_input: bool, of_weight: bool) -> t
     return found_input, found_weight, None, None, None, None
 
 
+def _kept(recipe: TrainingRecipe, rule: Rule | None, x: Tensor, step: Tensor | None) -> Packed:
+    """A tensor of the forward pass as the rule of the recipe says, and what the backward pass needs to have it."""
+    if recipe.pack and (way := packing(rule)) is not None:
+        return way.pack(x, step)
+    x = rule(x, step) if isinstance(rule, Grid) else rounded(rule, x)
+    return Packed(x, (x,), Layout(x.shape, x.stride(), x.dtype))
+
+
+def _returned(recipe: TrainingRecipe, rule: Rule | None, kept: tuple[Tensor, ...], layout: Layout) -> Tensor:
+    if recipe.pack and (way := packing(rule)) is not None:
+        return way.unpack(kept, layout)
+    return kept[0]
+
+
 def rounded(rule: Rule | None, x: Tensor) -> Tensor:
     """As the rule says, and as it is without one."""
     return x if rule is None else rule(x)
@@ -152,7 +168,7 @@ def rounded(rule: Rule | None, x: Tensor) -> Tensor:
 def _draws(rule: Rule | None, gradient: Tensor, running: Tensor) -> Iterator[Tensor]:
     """One gradient, rounded again and again; `running` goes one step on."""
     if isinstance(rule, Aligned) and rule.hindsight is not None and gradient.numel():
-        estimate, following = remembered(running.to(gradient), gradient.abs().amax(), rule.hindsight)
+        estimate, following = remembered(running.to(gradient), largest_magnitude(gradient), rule.hindsight)
         running.copy_(following)
         while True:
             yield rule(gradient, estimate)

@@ -16,6 +16,7 @@ from ptq.training import published
 from ptq.training.gradients import Aligned, Alignment, Fixed, Squeezed
 from ptq.training.grids import Maximum
 from ptq.training.lognormal import Lognormal
+from ptq.training.packing import packing
 from ptq.training.sawb import Sawb
 from ptq.training.unified import DirectionSensitive
 
@@ -36,7 +37,8 @@ class TrainingRecipe:
     LUQ's published code. `gradient` rounds what comes from above, `product` what comes of the two backward products.
 
     The gradient of the weight takes the mean of `samples` draws of `gradient`, that of the input the first of them
-    (SMP, arXiv:2112.10769). Unless `all_layers`, the first and the last layer stay in high precision.
+    (SMP, arXiv:2112.10769). Unless `all_layers`, the first and the last layer stay in high precision. With `pack` the
+    rounded activation and weight wait for the backward pass as codes (`ptq.training.packing`).
     """
 
     name: str
@@ -47,10 +49,16 @@ class TrainingRecipe:
     product: Rule | None = None
     samples: int = 1
     all_layers: bool = False
+    pack: bool = False
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise OptionError(f"samples of recipe {self.name!r} must be 1 or more, got {self.samples}; set it to 1")
+        for rule in (self.activation, self.weight) if self.pack else ():
+            try:
+                packing(rule)
+            except OptionError as error:
+                raise OptionError(f"recipe {self.name!r} cannot be packed: {error}") from None
 
 
 def _luq(name: str, gradient: Rule, samples: int = 1) -> TrainingRecipe:
