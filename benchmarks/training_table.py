@@ -29,7 +29,8 @@ users).
 
 `{FINE_TUNED}` is fine-tuning as in LUQ's paper (FNT): {100 * EXTRA:.0f} % more steps after the budget, in FP32 but for
 the weights, the learning rate up to {100 * PEAK:.0f} % of its peak and down again; no other line has
-these steps. All are evaluated as they were trained. `fp8` is without loss scaling, `fp8-loss-scale` with a constant one.
+these steps. All are evaluated as they were trained. `fp8` is without loss scaling, `fp8-loss-scale` with a constant
+one.
 
 Layers are `Linear` and `Conv`, first and last in the order of the model: of `lm` the first is the attention's
 projection of the first block, of `ratings` the first of the perceptron. Recipes do not reach embeddings, nor the
