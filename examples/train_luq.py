@@ -183,14 +183,11 @@ def plot(runs: Sequence[Run], path: Path, how: str) -> None:
 
 
 def export(run: Run, setup: Setup, path: Path) -> None:
-    """The network with the float weights that training kept, as a program for `ptq quantize`."""
+    """The network, with the scales that it was trained with, as a program that `ptq quantize` takes."""
     example = setup.digits.normalise(setup.data[2][:2])
-    setup.digits.save_program(training.restore(run.network), example.clone(), path)
+    setup.digits.save_program(run.network, example.clone(), path)
     files = f"--data {DIGITS / 'calib.npz'} --eval {DIGITS / 'eval.npz'}"
-    click.echo(
-        f"wrote {path}; to quantize it:\n  ptq quantize {path} {files} --weights int4 -o {path.with_suffix('.onnx')}"
-    )
-    # PLACE FOR THE HAND-OVER: once `ptq.quantize` takes the scales of training, quantize here with them.
+    click.echo(f"wrote {path}; to quantize it:\n  ptq quantize {path} {files} -o {path.with_suffix('.onnx')}")
 
 
 if __name__ == "__main__":
