@@ -130,7 +130,7 @@ def test_the_deviation_chooses_the_format(place: int) -> None:
 def test_magnitudes_that_are_all_equal() -> None:
     """`a` is 5 without deviation: one in five becomes five times as large."""
     torch.manual_seed(6)
-    drawn = Lognormal()(torch.full((100_000,), 3.0))
+    drawn = Lognormal(0.8)(torch.full((100_000,), 3.0))
     assert float(drawn.max()) == pytest.approx(15, rel=1e-5)
     assert len(drawn.unique()) == 2
     assert float(drawn.double().mean()) == pytest.approx(3, abs=5 * 6 / math.sqrt(100_000))

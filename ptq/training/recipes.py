@@ -112,7 +112,7 @@ stochastic rounding.
 `int8-unified` is in the style of Unified INT8 training (arXiv:1912.12607): all in 8 bits, weights and activations by
 their maximum, gradients with the clip that turns them least, but without the paper's scaling of learning rates.
 
-`lognormal` has gradients of 6 bits, pruned to a fifth before (arXiv:2006.08173). The paper says nothing of the rest;
+`lognormal` has gradients of 6 bits, pruned to a half before (arXiv:2006.08173). The paper says nothing of the rest;
 weights and activations are those of LUQ, so that the two compare.
 """
 
