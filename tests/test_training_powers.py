@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ptq import formats
-from ptq.rounding import stochastic
-from ptq.training.powers import UNIFORM_STEP, are_powers, drawn_powers, stochastic_powers, uniform_like
+from ptq.rounding import Rounding, round_to, stochastic
+from ptq.training.powers import HALF, UNIFORM_STEP, are_powers, drawn_powers, stochastic_powers, uniform_like
 
 NAMES = ["luq_fp4", "luq_fp4_paper", "pot4", "pot3", "int2"]
 
@@ -124,3 +124,14 @@ def test_threads_change_nothing() -> None:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", ["luq_fp4", "luq_fp4_paper"])
+def test_one_half_rounds_to_nearest(name: str) -> None:
+    """Ties away from zero: RDNP (vector 2.B), as the table has it, below 1 too."""
+    fmt = formats.get(name)
+    torch.manual_seed(0)
+    ties = torch.tensor([0.5, 1.5, 3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 1000.0, 0.0, 1e-42, math.inf, math.nan])
+    x = torch.cat([torch.randn(100_000) * 20, ties, -ties, ties.nextafter(torch.tensor(0.0))])
+    expected = round_to(fmt, x, Rounding.NEAREST_AWAY)
+    torch.testing.assert_close(stochastic_powers(fmt, x, torch.tensor(HALF)), expected, rtol=0, atol=0, equal_nan=True)

@@ -21,7 +21,7 @@ from ptq.formats import Format
 from ptq.rounding import Rounding, is_integer_grid, nearest, stochastic
 from ptq.squeeze import truncate
 from ptq.training.integers import stochastic_integers
-from ptq.training.powers import are_powers, drawn_powers, stochastic_powers, uniform_like
+from ptq.training.powers import HALF, are_powers, drawn_powers, stochastic_powers, uniform_like
 
 
 class Alignment(Enum):
@@ -71,10 +71,16 @@ class Aligned:
         scale = self.scale(largest_magnitude(x) if largest is None else largest)
         fmt = formats.get(self.fmt)
         if self.rounding is not Rounding.STOCHASTIC:
-            return nearest(fmt, away=self.rounding is Rounding.NEAREST_AWAY)(x / scale).mul_(scale)
+            return self._nearest(fmt, x / scale).mul_(scale)
         if self.underflow and are_powers(fmt):
             return drawn_powers(fmt, x, scale)
         return self._drawn(fmt, x / scale).mul_(scale)
+
+    def _nearest(self, fmt: Format, scaled: Tensor) -> Tensor:
+        away = self.rounding is Rounding.NEAREST_AWAY
+        if away and scaled.dtype == torch.float32 and are_powers(fmt):
+            return stochastic_powers(fmt, scaled, scaled.new_tensor(HALF))
+        return nearest(fmt, away=away)(scaled)
 
     def _drawn(self, fmt: Format, scaled: Tensor) -> Tensor:
         uniform = uniform_like(scaled)

@@ -28,6 +28,9 @@ from ptq.formats import Format
 UNIFORM_STEP: Final = 2.0**-23
 """Of the uniform numbers: as fine as a significand, so that chances are exact."""
 
+HALF: Final = 0.5 - 2.0**-25
+"""In place of uniform numbers: to nearest, ties away from 0. One half, added to the float below it, would be 1."""
+
 EXPONENT: Final = 0x7F800000
 """The exponent field of a float32; alone it is a power of two."""
 _SIGNIFICAND: Final = 2**23 - 1
@@ -55,7 +58,7 @@ def uniform_like(x: Tensor) -> Tensor:
 
 
 def stochastic_powers(fmt: Format, x: Tensor, uniform: Tensor) -> Tensor:
-    """Numbers of a format that `are_powers`, for float32 of any shape; `uniform` is of that shape.
+    """Numbers of a format that `are_powers`, for float32 of any shape; `uniform` is of that shape, or one number.
 
     It saturates, NaN stays NaN, and a zero has the sign of `x`.
     """
