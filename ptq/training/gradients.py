@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -127,6 +128,8 @@ class Fixed:
 @dataclass(frozen=True)
 class Squeezed:
     """S2FP8, with the statistics of each tensor (arXiv:2001.05674, equation 5)."""
+
+    fmt: ClassVar = "fp8_e5m2"
 
     def __call__(self, x: Tensor) -> Tensor:
         """What is left of `x`, in its shape and dtype."""

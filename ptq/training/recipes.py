@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from torch import Tensor
 
-from ptq import registry
+from ptq import formats, registry
 from ptq.errors import OptionError
 from ptq.rounding import Rounding
 from ptq.training import published
@@ -54,6 +54,10 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise OptionError(f"samples of recipe {self.name!r} must be 1 or more, got {self.samples}; set it to 1")
+        for rule in (self.weight, self.activation, self.gradient, self.output, self.product):
+            if (name := getattr(rule, "fmt", None)) is not None:
+                fmt = formats.get(name)
+                _ = fmt.values, fmt.codes  # computed now, once: torch.compile cannot follow how they are
         for rule in (self.activation, self.weight) if self.pack else ():
             try:
                 packing(rule)
