@@ -196,7 +196,7 @@ def _notes(made: Made) -> tuple[str, ...]:
     if made.rounded:
         notes.append(
             f"the model rounds the inputs of {made.rounded} layers, as in training: FP32's accuracy is with that, its "
-            f"latency without; {made.kept} activations keep the trained range, others have one from the data"
+            f"latency without; {made.kept} activations keep the trained range, others have that of the data or the call"
         )
     return tuple(notes)
 
