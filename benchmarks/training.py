@@ -42,7 +42,9 @@ def main(
     steps = {name: max(1, round(budget * task.steps)) for name, task in tasks.items()}
     if table is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(training_table.render(training_loop.read(results), steps), encoding="utf-8")
+        known = table.read_text(encoding="utf-8") if table.exists() else ""
+        page = training_table.render(training_loop.read(results), steps)
+        table.write_text(page + training_table.findings(known), encoding="utf-8")
         return
     chosen = list(_chosen(only))
     for seed in _seeds(seeds):

@@ -14,6 +14,9 @@ from ptq.training import RECIPES
 Row = tuple[str, bool]
 """A recipe, and whether it is for all layers."""
 
+FINDINGS: Final = "## What of the papers' claims holds here"
+"""The heading of what is written by hand."""
+
 _LAYERS: Final = {False: "all but first and last", True: "all"}
 
 
@@ -70,6 +73,12 @@ def render(results: Iterable[Result], steps: Mapping[str, int]) -> str:
             *(runs.head(more), *details, ""),
         ]
     )
+
+
+def findings(page: str) -> str:
+    """What was written by hand below the tables of a page, to be kept when they are written anew."""
+    _, marker, text = page.partition(FINDINGS)
+    return f"\n{marker}{text}" if marker else ""
 
 
 def _row(result: Result) -> Row:

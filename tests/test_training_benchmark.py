@@ -106,7 +106,12 @@ def test_every_task_runs_goes_on_and_has_a_table(
     ]
     assert all(" ± " in cell for line in lines for cell in line[2:] if cell)
     assert [bool(cell) for cell in lines[2][2:]] == [False, True, False]
-    assert "seeds [3, 5]" in page.read_text()
+    written = page.read_text()
+    assert "seeds [3, 5]" in written
+    by_hand = "\n## What of the papers' claims holds here\n\nAll.\n"
+    page.write_text(f"old tables{by_hand}")
+    command(*common, "--table", page)
+    assert page.read_text() == written + by_hand
 
 
 def test_data_of_the_packages(packages: Path, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
