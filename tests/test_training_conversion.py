@@ -120,3 +120,26 @@ def test_models_without_layers_to_convert() -> None:
         training.convert(nn.ReLU(), "s2fp8")
     with pytest.raises(OptionError, match=r"unknown training recipe 'lug'; did you mean 'luq'\?"):
         training.convert(network(), "lug")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # by the plain model
+@pytest.mark.parametrize("padded", [False, True])
+def test_torchs_encoders_do_not_compute_past_converted_layers(padded: bool) -> None:
+    """In evaluation without gradients they would take the weights as they are; afterwards they may."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True), 2)
+    plain, x = copy.deepcopy(model).eval(), torch.randn(2, 5, 16)
+    mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if padded else None
+    training.convert(model, "luq")
+    assert list(training.low_bit_layers(model)) == ["layers.0.linear2", "layers.1.linear1"]
+    model(x, src_key_padding_mask=mask)
+    with_gradients = model.eval()(x, src_key_padding_mask=mask)
+    with torch.no_grad():
+        without = copy.deepcopy(model)(x, src_key_padding_mask=mask)
+    rows = slice(None) if mask is None else ~mask
+    torch.testing.assert_close(without[rows], with_gradients[rows])
+    training.restore(model)
+    assert [vars(part).keys() for part in model.modules()] == [vars(part).keys() for part in plain.modules()]
+    assert model.use_nested_tensor == plain.use_nested_tensor
+    with torch.no_grad():
+        assert torch.equal(model(x, src_key_padding_mask=mask), plain(x, src_key_padding_mask=mask))

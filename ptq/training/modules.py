@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ptq.errors import ModelError, OptionError
-from ptq.training import recipes
+from ptq.training import encoders, recipes
 from ptq.training.gradients import remembered
 from ptq.training.grids import MEMORY, Grid
 from ptq.training.products import Convolution, LowBitProduct, Matrix, Product
@@ -51,12 +51,14 @@ class LowBit(nn.Module):
             self._buffers.pop(_STEP, None)
         elif _STEP not in self._buffers:
             self.register_buffer(_STEP, torch.full((), _UNKNOWN, device=device))
+        encoders.watch(self)
 
     def forget(self) -> None:
         """Leave nothing behind that the plain layer has not."""
         del self._buffers[_MAXIMUM], self.recipe
         self._buffers.pop(_STEP, None)
         self._non_persistent_buffers_set.discard(_MAXIMUM)
+        encoders.unwatch(self)
 
     def extra_repr(self) -> str:
         """That of the plain layer, and the recipe."""
@@ -185,19 +187,21 @@ def convert(
     chosen = _chosen(found, _recipe(recipe), layers)
     if pack:
         chosen = {name: replace(own, pack=True) for name, own in chosen.items()}
-    for layer in found.values():
-        _restore(layer)
+    restore(model)
     for name, wanted in chosen.items():
         layer = found[name]
         layer.__class__ = LOW_BIT[type(layer)]
         layer.follow(wanted)
+    encoders.keep_padding(model)
     return model
 
 
 def restore(model: M) -> M:
     """The same model with plain layers, in the precision of its parameters."""
     for layer in low_bit_layers(model).values():
-        _restore(layer)
+        layer.forget()
+        layer.__class__ = _PLAIN[type(layer)]  # type: ignore[assignment]
+    encoders.allow_nesting(model)
     return model
 
 
@@ -230,9 +234,3 @@ def _chosen(
 
 def _recipe(recipe: str | TrainingRecipe) -> TrainingRecipe:
     return recipes.get(recipe) if isinstance(recipe, str) else recipe
-
-
-def _restore(layer: nn.Module) -> None:
-    if isinstance(layer, LowBit):
-        layer.forget()
-        layer.__class__ = _PLAIN[type(layer)]  # type: ignore[assignment]
