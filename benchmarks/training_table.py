@@ -24,8 +24,8 @@ def notes(steps: Mapping[str, int]) -> str:
     """What a reader has to know of the figures."""
     budgets = ", ".join(f"{count} steps of {task}" for task, count in steps.items())
     return f"""\
-Every run has the same budget ({budgets}) and, by seed, the same first weights and the
-same data in the same order; only the recipe is another. Figures are means, with the sample standard deviation over the
+Every run has the same budget ({budgets}) and, by seed,
+the same first weights and the same data in the same order; only the recipe is another. Figures are means, with the sample standard deviation over the
 seeds. A run ends where its loss is no number: it has no score, is not in the mean, and is counted beside it. As the
 held-out data is small, a top-1 or a hit ratio is itself known to about one point (1000 digits) or one and a half (943
 users).
@@ -138,7 +138,12 @@ def _made(results: Iterable[Result]) -> str:
     if not kept:
         return "There are no results yet."
     days = sorted({result.day for result in kept})
-    versions = sorted({", ".join(f"{name} {number}" for name, number in result.versions.items()) for result in kept})
+    versions = sorted(
+        {", ".join(f"{name} {it}" for name, it in result.versions.items() if name != "commit") for result in kept}
+    )
+    commits = sorted({result.versions["commit"] for result in kept if "commit" in result.versions})
+    if commits:
+        versions.append(f"commits {', '.join(commits)}")
     machines = sorted({result.machine for result in kept})
     seeds = sorted({result.plan.seed for result in kept})
     plain: dict[str, list[float]] = {}
