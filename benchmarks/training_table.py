@@ -25,10 +25,10 @@ def notes(steps: Mapping[str, int]) -> str:
     budgets = ", ".join(f"{count} steps of {task}" for task, count in steps.items())
     return f"""\
 Every run has the same budget ({budgets}) and, by seed,
-the same first weights and the same data in the same order; only the recipe is another. Figures are means, with the sample standard deviation over the
-seeds. A run ends where its loss is no number: it has no score, is not in the mean, and is counted beside it. As the
-held-out data is small, a top-1 or a hit ratio is itself known to about one point (1000 digits) or one and a half (943
-users).
+the same first weights and the same data in the same order; only the recipe is another. Figures are means, with the
+sample standard deviation over the seeds. A run ends where its loss is no number: it has no score, is not in the mean,
+and is counted beside it. As the held-out data is small, a top-1 or a hit ratio is itself known to about one point (1000
+digits) or one and a half (943 users).
 
 `{FINE_TUNED}` is fine-tuning as in LUQ's paper (FNT): {100 * EXTRA:.0f} % more steps after the budget, in FP32 but for
 the weights, the learning rate up to {100 * PEAK:.0f} % of its peak and down again; no other line has
