@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import numpy_helper
+from test_training_modules import LAYERS
 from torch import Tensor, nn
 
 import ptq
@@ -213,6 +215,24 @@ def test_capture_of_a_converted_model_computes_what_torch_does(trained: Network)
         expected = trained(x)
     got = Session(graph).run({"image": x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("recipe", "weights"), [("luq", "int4"), ("luq-published", "int5"), ("int8-unified", "int8")])
+@pytest.mark.parametrize("name", ["linear of a sequence", "conv1d", "depthwise", "reflected"])
+def test_weights_of_every_kind_are_stored_as_they_are(name: str, recipe: str, weights: str) -> None:
+    """Also behind inputs whose channels would be scaled else; the graph computes what torch does."""
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    model = training.convert(nn.Sequential(make()), replace(training.RECIPES[recipe], all_layers=True))
+    x = torch.randn(shape) * torch.linspace(0.1, 8, shape[-1])
+    model(x).sum().backward()
+    with torch.no_grad():
+        expected = model.eval()(x)
+    graph = capture(model, CaptureOptions(), {"input": x.numpy()})
+    got = Session(graph).run({"input": x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-4, atol=1e-4)
+    report = ptq.quantize(ir.to_proto(graph), {"input": x.numpy()}, method="rtn", weights=weights).report
+    assert [(layer.format, layer.weight_sqnr_db) for layer in report.layers] == [(weights, None)]
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from ptq.model.probe import channelled, channels_as
 from ptq.model.rescale import Rescaling, normalized, rescaled
 from ptq.model.sites import Site
 from ptq.pipeline.stages import Advance
+from ptq.pipeline.weights import is_on_grid
 from ptq.recipe import Plan
 from ptq.smoothing import smooth, uneven
 
@@ -45,6 +46,8 @@ def smoothed(
         advance()
     rescalings = []
     for name, sites in readers.items():
+        if any(is_on_grid(model, plan, site) for site in sites):
+            continue
         methods = [method for site in sites if (method := plan.methods[site.name]) is not None]
         weights = [torch.from_numpy(model.matrix(site).copy()) for site in sites]
         chosen = smooth(channels[name], weights, min(method.scheme.limit for method in methods))

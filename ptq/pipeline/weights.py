@@ -133,12 +133,24 @@ def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False
     return _Solved(site, ladder, matrix, measured=True, mean=moment.mean if own_bias else None)
 
 
+def is_on_grid(model: Model, plan: Plan, site: Site) -> bool:
+    """Whether a weight is stored as it is, so that nothing may be multiplied into it before."""
+    method = plan.methods[site.name]
+    if method is None:
+        return False
+    weight = torch.from_numpy(np.array(model.matrix(site), np.float32)).reshape(site.groups, -1, site.columns)
+    return on_grid(weight, method.scheme, Curvature.unknown(site.groups, site.columns), _most(plan)) is not None
+
+
+def _most(plan: Plan) -> int:
+    return formats.PORTABLE_MAX if plan.recipe.portable else formats.INT8_MAX
+
+
 def _ladder(
     given: _Given, method: Method, weight: Tensor, curvature: Curvature, points: int | None, least: Tensor | None
 ) -> Ladder:
     """A weight as it is where it lies on a grid of the format, else as the method makes it."""
-    most = formats.PORTABLE_MAX if given.plan.recipe.portable else formats.INT8_MAX
-    exact = on_grid(weight, method.scheme, curvature, most)
+    exact = on_grid(weight, method.scheme, curvature, _most(given.plan))
     if exact is not None and (least is None or bool((exact.rungs[0][0].scale >= least).all())):
         return exact
     return method.ladder(weight, curvature, points=points, least_scale=least)

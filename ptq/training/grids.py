@@ -56,7 +56,7 @@ class Maximum(Grid):
 
     def step(self, x: Tensor) -> Tensor:
         """The largest magnitude over the largest integer."""
-        return positive(x.abs().amax() / self.integers.max) if x.numel() else x.new_ones(())
+        return positive(x.abs().max() / self.integers.max) if x.numel() else x.new_ones(())
 
 
 def positive(step: Tensor) -> Tensor:
