@@ -187,7 +187,9 @@ def export(run: Run, setup: Setup, path: Path) -> None:
     example = setup.digits.normalise(setup.data[2][:2])
     setup.digits.save_program(run.network, example.clone(), path)
     files = f"--data {DIGITS / 'calib.npz'} --eval {DIGITS / 'eval.npz'}"
-    click.echo(f"wrote {path}; to quantize it:\n  ptq quantize {path} {files} -o {path.with_suffix('.onnx')}")
+    ends = "" if setup.all_layers else " --first-last int8"  # as few bits as they were trained in
+    command = f"ptq quantize {path} --method rtn{ends} {files} -o {path.with_suffix('.onnx')}"
+    click.echo(f"wrote {path}; to quantize it:\n  {command}")
 
 
 if __name__ == "__main__":

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from ptq.lowering import hard_swish, residual
+from ptq.lowering import hard_swish, residual, rounded
 from ptq.lowering.activations import find_activations
 from ptq.lowering.execution import Execution
 from ptq.lowering.quantizers import Quantizers
 from ptq.lowering.sites import Inputs, SiteLowering, lower_site
 from ptq.model.graph import Model
 from ptq.model.prepare import TARGET_OPSET, ir_version
+from ptq.model.trained import TrainedGrid
 from ptq.ranges import ActivationRange
 
 _ORIGIN_KEYS = ("namespace", "pkg.torch", "pkg.onnxscript")
 
 
 def lower(
-    model: Model, sites: Mapping[str, SiteLowering], ranges: Mapping[str, ActivationRange], activations: str = "uint8"
+    model: Model,
+    sites: Mapping[str, SiteLowering],
+    ranges: Mapping[str, ActivationRange],
+    activations: str = "uint8",
+    trained: Mapping[str, TrainedGrid] = MappingProxyType({}),
 ) -> Model:
     """A copy of the model with its sites lowered; `activations` is the format that sites simulate.
 
-    `ranges` has the tensors that `find_activations` observes, and the inputs of sites that simulate.
+    `ranges` has the tensors that `find_activations` observes, and the inputs of sites that simulate; `trained` the
+    grids of those that the model was trained to round.
     """
     copy = model.graph.clone()
     graph = copy.graph
@@ -32,10 +39,12 @@ def lower(
     nodes = {str(node.name): node for node in graph}
     static = {u.node for s in model.sites if sites[s.name].execution is Execution.STATIC for u in s.products}
     found = find_activations(graph, static)
-    grids = hard_swish.grids(found.swished, ranges)
-    quantized = Quantizers(graph, found, ranges, grids).insert()
-    for name in grids:
+    swished, own = hard_swish.grids(found.swished, ranges), rounded.grids(trained, ranges)
+    quantized = Quantizers(graph, found, ranges, {**swished, **own}).insert()
+    for name in swished:
         hard_swish.split(graph, quantized[name])
+    for name in own:
+        quantized[name] = rounded.clipped(graph, quantized[name], trained[name])
     inputs = Inputs(graph, quantized, ranges, activations)
     for site in model.sites:
         lower_site(graph, site, [nodes[use.node] for use in site.uses], sites[site.name], inputs)

@@ -46,7 +46,7 @@ class Made:
     rounded: int
     """How many layers round their inputs in the model as it came."""
     kept: int
-    """How many activations have the range of that rounding."""
+    """How many activations have the grid of that rounding."""
 
     @property
     def target(self) -> Target:
@@ -196,7 +196,7 @@ def _notes(made: Made) -> tuple[str, ...]:
     if made.rounded:
         notes.append(
             f"the model rounds the inputs of {made.rounded} layers, as in training: FP32's accuracy is with that, its "
-            f"latency without; {made.kept} activations keep the trained range, others have that of the data or the call"
+            f"latency without; {made.kept} activations keep the trained grid, others have one of the data or the call"
         )
     return tuple(notes)
 

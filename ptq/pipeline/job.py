@@ -21,7 +21,7 @@ from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.model.save import serialized
 from ptq.model.sites import Site
-from ptq.model.trained import Plain, plain
+from ptq.model.trained import Trained, trained, without_bridges
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.describe import Made, Reference, describe
 from ptq.pipeline.manifest import manifest
@@ -70,13 +70,14 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
         raw = Model(capture(job.model, job.capture, _example(source or unseen)))
         if job.output is not None:
             check_not_input(job.output, raw.data_files)
-        trained = plain(raw.graph)
-        model = Model.of(trained.graph)
+        taken = trained(raw.graph)
+        model = Model.of(taken.bridged)
     data = None if source is None else fit(source, model.inputs)
     evaluation = None if unseen is None else _evaluation(unseen, model)
     plan = recipe.plan(model.sites, has_data=data is not None)
     check_finite(model, plan)
     executions = _executions(model, plan)
+    model = without_bridges(model, taken.grids, _static(model, executions))
     reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
     if data is not None:
         check_moments(_needing(model, plan, "moment"), apart=reserved > 0)
@@ -86,14 +87,14 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     measured = data.take(reserved) if data is not None and reserved else None
     weights = quantize_weights(model, plan, executions, statistics, measured, stages)
     with stages.stage("lower"):
-        ranges = trained.narrowed(statistics.ranges if statistics else {})
-        lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations)
+        ranges = statistics.ranges if statistics else {}
+        grids = {name: grid for name, grid in taken.grids.items() if name in ranges}
+        lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations, grids)
         lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
         content = serialized(lowered)
-    kept = len(trained.ranges.keys() & ranges.keys())
-    made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation, trained.rounded, kept)
+    made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation, taken.rounded, len(grids))
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-        reference = _reference(job.model, raw, trained, Path(folder))
+        reference = _reference(job.model, raw, taken, Path(folder))
         written = Path(folder) / "quantized.onnx"
         written.write_bytes(content)
         report = describe(made, reference, written, job.output, job.max_drop, stages)
@@ -139,10 +140,15 @@ def _smoothed(model: Model, plan: Plan, executions: Mapping[str, Execution], dat
         return smoothed(model, plan, readers, data.batches(BATCH), advance)
 
 
+def _static(model: Model, executions: Mapping[str, Execution]) -> set[str]:
+    """The nodes that compute with inputs of one range."""
+    return {u.node for site in model.sites if executions[site.name] is Execution.STATIC for u in site.products}
+
+
 def _observed(model: Model, executions: Mapping[str, Execution]) -> tuple[str, ...]:
     """The tensors whose range has to be known."""
     uses = [(executions[site.name], use) for site in model.sites for use in site.products]
-    static = {use.node for how, use in uses if how is Execution.STATIC}
+    static = _static(model, executions)
     simulated = dict.fromkeys(use.input for how, use in uses if how in (Execution.SIMULATED, Execution.QDQ))
     return (*find_activations(model.graph.graph, static).observed, *simulated)
 
@@ -180,17 +186,17 @@ def _lowerings(
     return found
 
 
-def _reference(source: object, raw: Model, trained: Plain, folder: Path) -> Reference:
+def _reference(source: object, raw: Model, taken: Trained, folder: Path) -> Reference:
     """Files of the float network to compare with: the user's own when it is ONNX."""
     if isinstance(source, Path) and _is_onnx(source):
         own = source
     else:
         own = folder / "float.onnx"
         own.write_bytes(serialized(raw))
-    if not trained.rounded:
+    if not taken.rounded:
         return Reference(own, own)
     unrounded = folder / "unrounded.onnx"
-    unrounded.write_bytes(serialized(Model(trained.graph)))
+    unrounded.write_bytes(serialized(Model(taken.plain)))
     return Reference(own, unrounded)
 
 
