@@ -254,8 +254,14 @@ def test_interrupted_in_the_middle(folder: Folder, sign: signal.Signals) -> None
     before = folder.names()
     command = [sys.executable, "-m", "ptq", "quantize", folder.model, "--data", "endless:batches", "-o", folder.output]
     environment = os.environ | {"PYTHONPATH": str(folder.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    # what a shell starts in the background ignores SIGINT, and so would its children
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         assert process.stdout is not None
         for _ in range(20):
