@@ -69,6 +69,8 @@ def trained(model: ir.Model) -> Trained:
         ModelError: a step is not positive, as that of a layer that never was trained.
 
     """
+    if not any(node.op_type == "Round" for node in model.graph):
+        return Trained(model, model, {}, 0)
     plain, bridged = model.clone(), model.clone()
     rounded = 0
     for rounding in _found(plain):
