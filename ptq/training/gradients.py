@@ -21,6 +21,7 @@ from ptq import formats
 from ptq.formats import Format
 from ptq.rounding import Rounding, is_integer_grid, nearest, stochastic
 from ptq.squeeze import truncate
+from ptq.training.grids import positive
 from ptq.training.integers import stochastic_integers
 from ptq.training.powers import HALF, are_powers, drawn_powers, stochastic_powers, uniform_like
 
@@ -63,7 +64,7 @@ class Aligned:
     def scale(self, largest: Tensor) -> Tensor:
         """What numbers of the format are multiplied with; positive for zeros too, and never subnormal."""
         top = self.alignment.top(largest)
-        return (top / formats.get(self.fmt).max).clamp_min(torch.finfo(top.dtype).tiny)
+        return positive(top / formats.get(self.fmt).max)
 
     def __call__(self, x: Tensor, largest: Tensor | None = None) -> Tensor:
         """Numbers of the format times the scale, in the shape and dtype of `x`; `largest` is its own by default."""

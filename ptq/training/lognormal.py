@@ -27,6 +27,7 @@ from ptq import formats
 from ptq.errors import OptionError
 from ptq.formats.minifloat import FloatFormat
 from ptq.training.floats import Fields, nearest_floats
+from ptq.training.grids import positive
 from ptq.training.integers import stochastic_integers
 from ptq.training.powers import uniform_like
 
@@ -146,5 +147,5 @@ class Lognormal:
         octaves = moments.sigma / math.log(2)
         bits = (octaves >= octaves.new_tensor(BOUNDS)).sum()  # of the exponent, less the first
         fields = Fields.of(SIX_BITS, x.device).chosen(bits)
-        scale = (pruned.abs().amax() / fields.top).clamp_min(torch.finfo(x.dtype).tiny)
+        scale = positive(pruned.abs().amax() / fields.top)
         return nearest_floats(fields, (pruned / scale).float()).to(x.dtype).mul_(scale)

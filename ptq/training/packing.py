@@ -16,7 +16,7 @@ from torch import Tensor
 from ptq import formats
 from ptq.errors import OptionError
 from ptq.formats import Format
-from ptq.rounding import TORCH_TYPES
+from ptq.rounding import TORCH_TYPES, is_integer_grid
 from ptq.squeeze import Stored, restored, stored
 from ptq.training.gradients import Fixed, Squeezed
 from ptq.training.grids import Grid
@@ -75,14 +75,9 @@ def _table(fmt: Format) -> tuple[Tensor, Tensor]:
     return torch.cat([values, zero]), (values[1:] + values[:-1]) / 2
 
 
-@cache
-def _are_consecutive(fmt: Format) -> bool:
-    return list(fmt.values) == [fmt.min + i for i in range(len(fmt.values))]
-
-
 def _codes(fmt: Format, numbers: Tensor) -> Tensor:
     """The place of each number in the format; it may be off by a rounding error."""
-    if _are_consecutive(fmt):
+    if is_integer_grid(fmt):
         return numbers.sub(fmt.min - 0.5).to(torch.uint8)
     table, middles = _table(fmt)
     found = torch.searchsorted(middles.to(numbers.device), numbers.double())
@@ -92,7 +87,7 @@ def _codes(fmt: Format, numbers: Tensor) -> Tensor:
 
 
 def _numbers(fmt: Format, codes: Tensor, dtype: torch.dtype) -> Tensor:
-    if _are_consecutive(fmt):
+    if is_integer_grid(fmt):
         return codes.to(dtype).add_(fmt.min)
     return _table(fmt)[0].to(codes.device, dtype)[codes.long()]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ptq import formats
 from ptq.rounding import nearest
-from ptq.training.gradients import Aligned
+from ptq.training.gradients import Aligned, largest_magnitude
 
 PARTS: Final = tuple(2.0 ** (-half / 2) for half in range(8))
 """Of the maximum, down to a twelfth; half an octave between neighbours."""
@@ -36,7 +36,7 @@ class DirectionSensitive:
 
         Without branches or a look at the numbers, so that it compiles to one graph.
         """
-        fmt, largest = formats.get(self.fmt), x.abs().amax()
+        fmt, largest = formats.get(self.fmt), largest_magnitude(x)
         unit = x / largest  # as squares of tiny and of huge numbers are no floats
         to_grid = nearest(fmt)
         cosines = []
