@@ -91,6 +91,11 @@ def known() -> list[str]:
     return [*formats.FORMATS, *FITTED, *SCHEMES]
 
 
+def has_own_groups(weights: str) -> bool:
+    """Whether what shares a scale follows from the name, so that no group goes with it."""
+    return weights in SCHEMES or (weights in FITTED and FITTED[weights].whole)
+
+
 def parse(weights: str, group: str | None = None, *, integer: bool = False, portable: bool = False) -> Scheme:
     """The scheme of a format or block format by name; `integer` where int8 kernels are to compute with it.
 

@@ -82,7 +82,7 @@ def describe(
     report = Report(
         source=_source(made),
         output=None if output is None else str(output),
-        options=dataclasses.asdict(made.plan.recipe),
+        options=made.plan.recipe.as_options(),
         versions=versions(),
         data=None if made.data is None else made.data.describe(),
         layers=layers,

@@ -120,13 +120,13 @@ def _executions(model: Model, plan: Plan) -> dict[str, Execution]:
     """How each site will compute."""
     found = {}
     for site in model.sites:
-        method = plan.methods[site.name]
-        if method is None:
+        decided = plan.sites[site.name]
+        if decided.method is None:
             found[site.name] = Execution.FLOAT
-        elif plan.pair is not None:
-            found[site.name] = plan.pair.execution
+        elif decided.pair is not None:
+            found[site.name] = decided.pair.execution
         else:
-            found[site.name] = execution(model, site, method, plan.activations)
+            found[site.name] = execution(model, site, decided.method, decided.activations)
     return found
 
 
