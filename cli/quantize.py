@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from calibration.images import ImageOptions
@@ -49,6 +50,7 @@ def _recipe_options(command: _Command) -> _Command:
 @click.option("-o", "--output", type=_FILE, help="The file to write; MODEL.FORMAT.onnx if left out.")
 @click.option("--data", help="Calibration data: .npz .npy .pt .safetensors, image folder, module:callable.")
 @click.option("--eval", "evaluation", help="Data to evaluate on, of the same kinds; labels under 'labels'.")
+@click.option("--recipe", "recipe_file", metavar="NAME|FILE", help="A recipe of `ptq recipes`, or one in .toml.")
 @_recipe_options
 @click.option("--input", "inputs", multiple=True, metavar="NAME:DTYPE[SHAPE]", help="An input of a .pt model.")
 @click.option("--model", "network", metavar="MODULE:CALLABLE", help="Makes the network of a state dict.")
@@ -66,6 +68,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     output: Path | None,
     data: str | None,
     evaluation: str | None,
+    recipe_file: str | None,
     inputs: tuple[str, ...],
     network: str | None,
     trust_pickle: bool,  # noqa: FBT001
@@ -77,7 +80,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     layers: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     strict: bool,  # noqa: FBT001
-    **recipe: Any,
+    **options: Any,
 ) -> int:
     """Quantize MODEL (.onnx, .pt2, .pt, .safetensors) and measure the result.
 
@@ -88,11 +91,13 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     from ptq.model.capture import CaptureOptions
     from ptq.pipeline import Job, run
     from ptq.pipeline.output import check_free, check_not_input, write_atomically
-    from ptq.recipe import Recipe
+    from ptq.recipe import chosen
     from ptq.report import render, to_json
 
-    chosen = Recipe.of(recipe)
-    output = output or model.with_name(f"{model.stem}.{chosen.weights}.onnx")
+    said = click.get_current_context().get_parameter_source
+    given = {name: value for name, value in options.items() if said(name) is not ParameterSource.DEFAULT}
+    recipe = chosen(recipe_file, given)
+    output = output or model.with_name(f"{model.stem}.{recipe.weights}.onnx")
     if json_file is not None:
         if json_file.resolve() == output.resolve():
             raise click.UsageError(f"--json and the output are the same file, {output}; give two names")
@@ -112,7 +117,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     )
     progress = Progress()
     with progress:
-        result = run(job, chosen, progress)
+        result = run(job, recipe, progress)
     if json_file is not None:
         write_atomically(json_file, to_json(result.report).encode(), overwrite=overwrite)
     render(result.report, progress.out, layers=layers)

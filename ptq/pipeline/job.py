@@ -31,7 +31,7 @@ from ptq.pipeline.result import Result
 from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.weights import SiteWeights, check_finite, has_own_bias, quantize_weights
-from ptq.recipe import Plan, Recipe
+from ptq.recipe import Plan, Recipe, chosen
 from ptq.sensitivity import samples_needed
 
 
@@ -206,11 +206,19 @@ def _is_onnx(path: Path) -> bool:
     return detect(path) is Kind.ONNX
 
 
-def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: Any) -> Result:
+def quantize(
+    model: Any,
+    data: Any = None,
+    *,
+    eval_data: Any = None,
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
+    **options: Any,
+) -> Result:
     """Quantize a model and measure the result.
 
     `model` is a path, an nn.Module, an exported program or an ONNX model; `data` and `eval_data` are paths, arrays by
-    input name, or iterables of batches. `options` are those of `Recipe` and: `network`, the `module:callable` that
+    input name, or iterables of batches. `recipe` is the name of a preset, a file or a mapping of options; `options`
+    go over it. They are those of `Recipe` and: `network`, the `module:callable` that
     makes the network of a state dict; `inputs`, each `"name:dtype[shape]"`; `images` (`ImageOptions`) for folders of
     images; `trust_pickle`; `max_drop`, the largest accepted loss of accuracy.
 
@@ -231,4 +239,4 @@ def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: 
         images=wanted.pop("images", None),
         max_drop=wanted.pop("max_drop", 0.02),
     )
-    return run(job, Recipe.of(wanted), Stages())
+    return run(job, chosen(recipe, wanted), Stages())

@@ -12,7 +12,6 @@ from ptq.errors import OptionError, suggest
 from ptq.formats import INT8_MAX
 from ptq.lowering.target import TARGETS, Pair, Target
 from ptq.method import Method, Request
-from ptq.methods.rtn import Rtn
 from ptq.model.sites import LOOKUPS, Site
 from ptq.ranges import RANGES
 from ptq.recipe.options import (
@@ -34,10 +33,9 @@ from ptq.recipe.options import (
 )
 from ptq.recipe.plan import Plan, resolve
 from ptq.recipe.rules import Rule
+from ptq.recipe.tables import rounded
 from ptq.scheme import Scheme
 
-_FEW_BITS = 8
-_EMBEDDING_GROUP = "32"
 _ONE_POINT: Mapping[str, Any] = MappingProxyType({"points": 1, "search": "radix"})
 """What multipoint is where the format alone is enough."""
 
@@ -95,7 +93,9 @@ class Recipe:
             raise OptionError(f"--tolerance {self.tolerance:g} is not between 0 and 1; give for example 0.01")
         self.base(has_data=True)
         for rule in (*self.rules, *self.floats):
-            if not rule.keep_float and rule.op not in LOOKUPS:
+            if rule.op in LOOKUPS:
+                self.table(rule)
+            elif not rule.keep_float:
                 self.at(rule, has_data=True)
 
     @classmethod
@@ -107,8 +107,8 @@ class Recipe:
 
         """
         values = dict(options)
+        layers = cls._layers(values.pop("layers", ()), place)
         try:
-            layers = cls._layers(values.pop("layers", ()), place)
             made = cls().but(values)
         except OptionError as error:
             raise OptionError(f"{place}{error}") from None
@@ -133,8 +133,9 @@ class Recipe:
 
     @staticmethod
     def _layers(said: Any, place: str) -> tuple[Rule, ...]:
-        if isinstance(said, Mapping) or not isinstance(said, Sequence):
-            raise OptionError("layers is a list of rules; write [[layers]] over each")
+        listed = isinstance(said, Sequence) and all(isinstance(each, (Rule, Mapping)) for each in said)
+        if not listed:
+            raise OptionError(f"{place}layers is a list of tables, one a rule; write [[layers]] over each")
         return tuple(
             each if isinstance(each, Rule) else Rule.of(each, f"{place}rule {number}")
             for number, each in enumerate(said, 1)
@@ -257,14 +258,19 @@ class Recipe:
         return tuple(step for _, step in steps)
 
     def table(self, rule: Rule | None) -> Method | None:
-        """What quantizes embedding tables: their rows are read one by one, so that no input weighs their columns."""
-        said = {} if rule is None else rule.options
-        weights, group = said.get("weights", self.embeddings), said.get("group")
-        if weights == NONE:
-            return None
-        plain = scheme.parse(weights, None if group is None else str(group))
-        few = plain.bits < _FEW_BITS and group is None and plain.group is None
-        return Rtn(scheme.parse(weights, _EMBEDDING_GROUP) if few else plain)
+        """What quantizes embedding tables, by a rule or without one; None leaves them in float.
+
+        Raises:
+            OptionError: a rule says of them what no format is.
+
+        """
+        try:
+            said = {} if rule is None else self._typed(rule.options)
+            weights = said.get("weights", self.embeddings)
+            left = "weights" not in said and weights == NONE
+            return None if left else rounded(weights, said.get("group"))
+        except OptionError as error:
+            raise OptionError(f"{'' if rule is None else f'{rule.said}: '}{error}") from None
 
     def plan(self, sites: Sequence[Site], *, has_data: bool) -> Plan:
         """Decide for each site.
