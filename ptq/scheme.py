@@ -21,6 +21,9 @@ ROW, TENSOR = "channel", "tensor"
 SHARED: Final = (ROW, TENSOR, *map(str, GROUPS))
 """What a user may say about which weights share a scale."""
 
+_ROW_BITS: Final = 8
+_FLOAT_BITS: Final = 32
+
 _STEPS: Final = tuple(formats.get(name) for name in ("steps16", "steps8", "steps4", "steps2"))
 
 
@@ -64,6 +67,19 @@ class Scheme:
         shared = 0 if self.factors is None else self.factors.bits
         zero = 0 if self.symmetric else self.format.bits
         return self.format.bits + (shared + zero) / self.group if self.group else float(self.format.bits)
+
+    def stored_bits(self, rows: int, columns: int) -> int:
+        """What a weight `(rows, columns)` takes in a file where its rows are not too far apart for scales of 8 bits."""
+        groups = -(-columns // self.group) if self.group else 1
+        each = (0 if self.factors is None else self.factors.bits) + (0 if self.symmetric else self.format.bits)
+        alone = self.per_tensor or not (self.factors is None or self.factors in _STEPS)
+        scales = _FLOAT_BITS if alone else rows * _ROW_BITS + _FLOAT_BITS
+        table = _FLOAT_BITS << self.format.bits if self.format.own else 0
+        return rows * (columns * self.format.bits + groups * each) + scales + table
+
+    def short(self, columns: int) -> str:
+        """The format and how many of so many columns share a scale, such as "int4/32"."""
+        return f"{self.format.name}/{min(self.group, columns)}" if self.group else self.format.name
 
     def describe(self) -> str:
         """In a few words, such as "int4 in groups of 32"."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ptq import registry
 
-_FILES: Final = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.toml"))}
+_FILES: Final = dict(sorted((path.stem, path) for path in Path(__file__).parent.glob("*.toml")))
 NAMES: Final = tuple(_FILES)
 
 
