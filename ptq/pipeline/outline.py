@@ -101,7 +101,7 @@ def _stored_bits(scheme: Scheme, site: Site, how: Execution) -> int:
 
 def _steps(ready: Ready, *, gathered: bool) -> Iterator[str]:
     """The stages of a run and the steps of the recipe, in order."""
-    named = list(zip(ready.plan.recipe.steps, ready.plan.steps, strict=True))
+    named = ready.plan.steps
     yield "capture"
     yield from (name for name, step in named if step.when == "before")
     if ready.data is not None and smoothable(ready.model, ready.executions):

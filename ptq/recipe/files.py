@@ -9,6 +9,7 @@ from typing import Any
 
 from ptq import presets
 from ptq.errors import OptionError
+from ptq.recipe.options import typed
 from ptq.recipe.recipe import Recipe
 
 _SUFFIX = ".toml"
@@ -26,14 +27,15 @@ def chosen(recipe: str | Path | Mapping[str, Any] | Recipe | None, options: Mapp
     if isinstance(recipe, Recipe):
         return Recipe.of({**recipe.as_options(), **options})
     place, said = _read(recipe)
-    said.pop("description", None)
+    typed(f"{place}: description", said.pop("description", None), "str | None")
     made = Recipe.of(said, f"{place}: ")
     if "layers" in options:  # rules are counted in what they stand in
         made = Recipe.of({**said, "layers": options["layers"]})
     try:
         return made.but({name: value for name, value in options.items() if name != "layers"})
     except OptionError as error:
-        raise OptionError(f"{place} with the options given: {error}") from None
+        where = "" if str(error).startswith(place) else f"{place} with the options given: "
+        raise OptionError(f"{where}{error}") from None
 
 
 def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -42,7 +42,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided for every site, what activations are, and the `steps` in order.
+    """What was decided for every site, what activations are, and the steps by name, in order.
 
     `activations` are those of all sites whose rules say nothing else, or the one number format among them.
     """
@@ -50,7 +50,7 @@ class Plan:
     sites: Mapping[str, Decision]
     activations: str
     recipe: Recipe
-    steps: tuple[Any, ...] = ()
+    steps: tuple[tuple[str, Any], ...] = ()
     base_bits: float = 0.0
     """Bits per weight of the formats of sites that have a budget, on average."""
 
@@ -90,6 +90,9 @@ def resolve(recipe: Recipe, sites: Sequence[Site], *, has_data: bool) -> Plan:
         )
     if recipe.embeddings not in (EMBEDDINGS, NONE) and not any(use.lookup for site in sites for use in site.uses):
         raise OptionError(f"--embeddings {recipe.embeddings}: the model has no embedding table; leave it out")
+    for name, step in recipe.made_steps:
+        if step.needs_data and not has_data:
+            raise OptionError(f"--step {name} needs calibration data; give --data")
     rules = deciding(recipe.rules, recipe.floats, sites)
     usual = _Ordinary.of(recipe, None, has_data=has_data)
     known: dict[int, _Ordinary] = {}
@@ -107,8 +110,7 @@ def resolve(recipe: Recipe, sites: Sequence[Site], *, has_data: bool) -> Plan:
     budgeted = [(site, made) for site in sites if (made := decided[site.name]).budgeted]
     counts = [math.prod(site.shape) for site, _ in budgeted]
     base = [made.method.scheme.bits * count for (_, made), count in zip(budgeted, counts, strict=True) if made.method]
-    steps = recipe.stepping(usual.method.scheme, has_data=has_data)
-    return Plan(decided, activations, recipe, steps, sum(base) / max(sum(counts), 1))
+    return Plan(decided, activations, recipe, recipe.made_steps, sum(base) / max(sum(counts), 1))
 
 
 @dataclass(frozen=True)

@@ -109,10 +109,9 @@ class Recipe:
         values = dict(options)
         layers = cls._layers(values.pop("layers", ()), place)
         try:
-            made = cls().but(values)
-        except OptionError as error:
-            raise OptionError(f"{place}{error}") from None
-        return replace(made, layers=layers) if layers else made
+            return cls(**cls._typed(values), layers=layers)
+        except OptionError as error:  # a rule says by itself where it is
+            raise OptionError(f"{'' if str(error).startswith(place) else place}{error}") from None
 
     def but(self, options: Mapping[str, Any]) -> Recipe:
         """The recipe with some options said differently.
@@ -233,8 +232,9 @@ class Recipe:
                 f"scale a row, not {found.describe()}; use --activations none, or signed integers of up to 8 bits"
             )
         made: Method = METHODS[self.method].METHOD.of(self._request(found, has_data=has_data))
-        self.stepping(found, has_data=has_data)
-        chosen = {f"--method {self.method}", *(f"--step {step}" for step in self.steps)}
+        _ = self.made_steps
+        methods = (self.method, *(rule.options.get("method", self.method) for rule in self.layers))
+        chosen = {*(f"--method {name}" for name in methods), *(f"--step {step}" for step in self.steps)}
         for name, reading in readers().items():
             if getattr(self, name) is not None and chosen.isdisjoint(reading):
                 raise OptionError(f"--{name} is read by {listed(reading)}, not by {listed(chosen)}; leave it out")
@@ -243,19 +243,16 @@ class Recipe:
     def _request(self, found: Scheme, *, has_data: bool) -> Request:
         return Request(found, has_data, self.portable, {name: getattr(self, name) for name in readers()})
 
-    def stepping(self, found: Scheme, *, has_data: bool) -> tuple[Any, ...]:
-        """The steps, in order, of weights that are mostly of this scheme.
+    @property
+    def made_steps(self) -> tuple[tuple[str, Any], ...]:
+        """The steps by name, in their order, each of its options.
 
         Raises:
-            OptionError: a step does not do that, or needs data that is not there.
+            OptionError: an option of a step is out of range.
 
         """
-        request = self._request(found, has_data=has_data)
-        steps = [(name, STEPS[name].STEP.of(request)) for name in self.steps]
-        for name, step in steps:
-            if step.needs_data and not has_data:
-                raise OptionError(f"--step {name} needs calibration data; give --data")
-        return tuple(step for _, step in steps)
+        made = [(name, STEPS[name].STEP) for name in self.steps]
+        return tuple((name, step.of({key: getattr(self, key) for key in step.OPTIONS})) for name, step in made)
 
     def table(self, rule: Rule | None) -> Method | None:
         """What quantizes embedding tables, by a rule or without one; None leaves them in float.

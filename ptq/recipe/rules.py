@@ -73,7 +73,7 @@ class Rule:
 
         """
         own = {f.name: f.type for f in fields(cls) if f.name not in ("options", "said")}
-        shown = " and ".join(f"{key} {said[key]!r}" for key in ("match", "op") if isinstance(said.get(key), str))
+        shown = " and ".join(f"{key} '{said[key]}'" for key in ("match", "op") if isinstance(said.get(key), str))
         ends = " and ".join(key for key in ("first", "last") if said.get(key) is True)
         name = f"{place} ({', '.join(filter(None, (shown, ends)))})" if shown or ends else place
         options = known_options()
