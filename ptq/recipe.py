@@ -19,6 +19,7 @@ from ptq.ranges import RANGES
 from ptq.scheme import Scheme
 
 METHODS: Final = registry.Modules("ptq.methods")
+STEPS: Final = registry.Modules("ptq.steps")
 UINT8, DYNAMIC, NONE = "uint8", "dynamic", "none"
 INTEGER: Final = (UINT8, DYNAMIC)
 """Activations that int8 kernels compute with: with ranges from calibration, and with those of every input."""
@@ -64,6 +65,8 @@ class Recipe:
     embeddings: str = EMBEDDINGS
     first_last: str | None = None
     keep_float: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    alpha: float | None = None
 
     def __post_init__(self) -> None:
         """Check each option.
@@ -81,6 +84,8 @@ class Recipe:
         _choice("--activations", self.activations, (*ACTIVATIONS, *more, None), _why_not)
         _choice("--embeddings", self.embeddings, (*scheme.known(), NONE))
         _choice("--first-last", self.first_last, ("int8", None))
+        for name in self.steps:
+            _choice("--step", name, STEPS)
         chosen = [f"--{name}" for name in ("bits", "tolerance", "points") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise OptionError(f"{' and '.join(chosen)} both say how many points there are; give one of them")
@@ -110,6 +115,8 @@ class Recipe:
         values = dict(options)
         keep = values.get("keep_float", ())
         values["keep_float"] = (keep,) if isinstance(keep, str) else tuple(keep)
+        steps = values.get("steps", ())
+        values["steps"] = (steps,) if isinstance(steps, str) else tuple(steps)
         if values.get("group") is not None:
             values["group"] = str(values["group"])
         return cls(**values)
@@ -124,6 +131,12 @@ class Recipe:
         if self._target.pairs:
             return self._target.partner(self.weights) or NONE
         return UINT8 if has_data and self._fits_int8() else NONE
+
+    @property
+    def made_steps(self) -> tuple[tuple[str, Any], ...]:
+        """The steps by name, in their order, each of its options."""
+        made = [(name, STEPS[name].STEP) for name in self.steps]
+        return tuple((name, step.of({key: getattr(self, key) for key in step.OPTIONS})) for name, step in made)
 
     def _fits_int8(self) -> bool:
         try:
@@ -202,6 +215,9 @@ class Recipe:
             raise OptionError(f"--embeddings {self.embeddings}: the model has no embedding table; leave it out")
         if activations not in (NONE, DYNAMIC) and not has_data:
             raise OptionError(f"--activations {activations} needs calibration data; give --data")
+        for name, step in self.made_steps:
+            if step.needs_data and not has_data:
+                raise OptionError(f"--step {name} needs calibration data; give --data")
         floats = self._kept(sites)
         method, lookup = self._base(has_data=has_data), self._lookup()
         pair = self._pair(method.scheme, activations)

@@ -52,6 +52,19 @@ def probed(
     return Session(copy, in_order=any(name in ranged and _is_image(value) for name, value in values.items()))
 
 
+def averaged(model: ir.Model, axes: Mapping[str, int]) -> Session:
+    """A session whose only outputs are `mean_as(name)` of these tensors, so that nothing behind them is computed.
+
+    Means are over all axes but the given one; of axis 1, the channels of images, they are given by sample.
+    """
+    copy = model.clone()
+    values = {v.name: v for v in copy.graph.inputs} | {v.name: v for node in copy.graph for v in node.outputs}
+    copy.graph.outputs.clear()
+    for name, axis in axes.items():
+        _average(copy.graph, values[name], axis)
+    return Session(copy)
+
+
 def extremes(name: str) -> tuple[str, str]:
     """The names of the outputs with the smallest and the largest number of a tensor."""
     return f"{name}/ptq.min", f"{name}/ptq.max"

@@ -30,7 +30,8 @@ from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
 from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
-from ptq.pipeline.weights import SiteWeights, check_finite, has_own_bias, quantize_weights
+from ptq.pipeline.steps import Steps
+from ptq.pipeline.weights import SiteWeights, check_finite, quantize_weights
 from ptq.recipe import Plan, Recipe
 from ptq.sensitivity import samples_needed
 
@@ -78,6 +79,8 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     check_finite(model, plan)
     executions = _executions(model, plan)
     model = without_bridges(model, taken.grids, _static(model, executions))
+    steps = Steps(plan, executions, data, stages, [])
+    model = steps.before(model)
     reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
     if data is not None:
         check_moments(_needing(model, plan, "moment"), apart=reserved > 0)
@@ -85,14 +88,14 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     observed = _observed(model, executions)
     statistics = None if data is None else _calibrate(model, plan, observed, data, reserved, stages)
     measured = data.take(reserved) if data is not None and reserved else None
-    weights = quantize_weights(model, plan, executions, statistics, measured, stages)
+    weights = steps.after(model, quantize_weights(model, plan, executions, statistics, measured, stages))
     with stages.stage("lower"):
         ranges = statistics.ranges if statistics else {}
         grids = {name: grid for name, grid in taken.grids.items() if name in ranges}
         lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations, grids)
         lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
         content = serialized(lowered)
-    made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation, taken.rounded, len(grids))
+    made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation, taken.rounded, len(grids), tuple(steps.notes))
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
         reference = _reference(job.model, raw, taken, Path(folder))
         written = Path(folder) / "quantized.onnx"
@@ -158,7 +161,7 @@ def _calibrate(
 ) -> Statistics | None:
     """What the plan needs to know of the data; None when that is nothing."""
     sites = _needing(model, plan, "moment")
-    averaged = [site for site in _needing(model, plan, "mean") if has_own_bias(model, site)]
+    averaged = [site for site in _needing(model, plan, "mean") if model.has_own_bias(site)]
     if not sites and not averaged and not observed:
         return None
     total = None if data.samples is None else -(-data.samples // BATCH)
