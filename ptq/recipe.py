@@ -138,6 +138,11 @@ class Recipe:
         made = [(name, STEPS[name].STEP) for name in self.steps]
         return tuple((name, step.of({key: getattr(self, key) for key in step.OPTIONS})) for name, step in made)
 
+    def _check_steps(self, *, has_data: bool) -> None:
+        for name, step in self.made_steps:
+            if step.needs_data and not has_data:
+                raise OptionError(f"--step {name} needs calibration data; give --data")
+
     def _fits_int8(self) -> bool:
         try:
             return scheme.parse(self.weights, self.group, integer=True, portable=self.portable).fits_int8
@@ -215,9 +220,7 @@ class Recipe:
             raise OptionError(f"--embeddings {self.embeddings}: the model has no embedding table; leave it out")
         if activations not in (NONE, DYNAMIC) and not has_data:
             raise OptionError(f"--activations {activations} needs calibration data; give --data")
-        for name, step in self.made_steps:
-            if step.needs_data and not has_data:
-                raise OptionError(f"--step {name} needs calibration data; give --data")
+        self._check_steps(has_data=has_data)
         floats = self._kept(sites)
         method, lookup = self._base(has_data=has_data), self._lookup()
         pair = self._pair(method.scheme, activations)

@@ -35,7 +35,9 @@ class Modules(Mapping[str, ModuleType]):
 
     def _names(self) -> list[str]:
         path = importlib.import_module(self._package).__path__
-        return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(path) if not found.name.startswith("_"))
+        return sorted(
+            found.name.replace("_", "-") for found in pkgutil.iter_modules(path) if not found.name.startswith("_")
+        )
 
 
 def get(kind: str, name: str, known: Mapping[str, T]) -> T:

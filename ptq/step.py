@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
+from torch import Tensor
 
 from calibration.batch import Batch
 from calibration.observers import Moment
 from ptq.lowering import Execution
 from ptq.method import Method
 from ptq.model.graph import Model
-from ptq.model.sites import Site
+from ptq.model.rescale import Rescaling, rescaled
+from ptq.model.sites import PRODUCTS, Site
 from ptq.qtensor import QTensor
 
 BEFORE, AFTER = "before", "after"
@@ -23,8 +25,8 @@ BEFORE, AFTER = "before", "after"
 class Setting:
     """What is known when a step works: by site its method (None stays float) and how it computes; and the data.
 
-    Nothing may be multiplied into the weight of a site that is `on_grid`. `batches` begins the calibration data anew, and
-    `moments` gathers the second moments of the inputs of sites of a model; without data there are no batches.
+    Nothing may be multiplied into the weight of a site that is `on_grid`. `batches` begins the calibration data anew,
+    and `moments` gathers the second moments of the inputs of sites of a model; without data there are no batches.
     """
 
     methods: Mapping[str, Method | None]
@@ -41,6 +43,8 @@ class Step(Protocol):
     OPTIONS: ClassVar[frozenset[str]]
     when: ClassVar[str]
     needs_data: ClassVar[bool]
+    smooths: ClassVar[bool]
+    """Whether it scales inputs, so that they are not smoothed by the way."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
@@ -76,3 +80,28 @@ class After(Step, Protocol):
             OptionError: it finds nothing to do.
 
         """
+
+
+def shared_inputs(model: Model, setting: Setting, executions: Container[Execution]) -> dict[str, list[Site]]:
+    """By the tensor that they read, the matrix products that compute so and may be scaled: all of them, or none."""
+    found: dict[str, list[Site]] = {}
+    for site in model.sites:
+        if site.op in PRODUCTS and len(site.uses) == 1 and setting.executions[site.name] in executions:
+            found.setdefault(site.uses[0].input, []).append(site)
+    return {
+        name: sites
+        for name, sites in found.items()
+        if model.shape(name) is not None and not any(setting.on_grid(site) for site in sites)
+    }
+
+
+def folded(
+    model: Model, setting: Setting, inputs: Mapping[str, Sequence[Site]], factors: Mapping[str, Tensor], name: str
+) -> tuple[Model, str]:
+    """The model with inputs divided by factors `(in,)`, and what was done."""
+    layers = {site.uses[0].node for site in model.sites if len(site.uses) == 1 and not setting.on_grid(site)}
+    rescalings = [Rescaling(sites, (1 / factors[name]).numpy()) for name, sites in inputs.items()]
+    made = rescaled(model, rescalings, layers)
+    count, added = len(inputs), len(made.graph.graph) - len(model.graph.graph)
+    note = f"{name}: {count} input{'s' * (count > 1)} scaled"
+    return made, f"{note}, {added} by a Mul of {'its' if added == 1 else 'their'} own" if added else note

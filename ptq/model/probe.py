@@ -94,6 +94,23 @@ def channels_as(name: str) -> tuple[str, str, str]:
     return f"{name}/ptq.lows", f"{name}/ptq.highs", f"{name}/ptq.powers"
 
 
+def magnitudes(model: ir.Model, names: Collection[str]) -> Session:
+    """A session whose only outputs are the mean magnitudes of the channels of tensors, as `magnitude_as(name)`."""
+    copy = model.clone()
+    values = {v.name: v for v in copy.graph.inputs} | {v.name: v for node in copy.graph for v in node.outputs}
+    copy.graph.outputs.clear()
+    for name in names:
+        size = _call(copy.graph, "Abs", values[name], f"{name}/ptq.sizes")
+        size.shape = values[name].shape
+        _reduce(copy.graph, "ReduceMean", size, magnitude_as(name))
+    return Session(copy)
+
+
+def magnitude_as(name: str) -> str:
+    """The name of the output with the mean magnitudes of a tensor."""
+    return f"{name}/ptq.magnitudes"
+
+
 def mean_as(name: str) -> str:
     """The name of the output with the means of a tensor."""
     return f"{name}/ptq.mean"

@@ -95,7 +95,19 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
         lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations, grids)
         lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
         content = serialized(lowered)
-    made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation, taken.rounded, len(grids), tuple(steps.notes))
+    made = Made(
+        job.model,
+        model,
+        plan,
+        executions,
+        weights,
+        lowered,
+        data,
+        evaluation,
+        taken.rounded,
+        len(grids),
+        tuple(steps.notes),
+    )
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
         reference = _reference(job.model, raw, taken, Path(folder))
         written = Path(folder) / "quantized.onnx"

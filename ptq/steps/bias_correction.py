@@ -34,6 +34,7 @@ class BiasCorrection:
     OPTIONS: ClassVar[frozenset[str]] = frozenset()
     when: ClassVar[str] = AFTER
     needs_data: ClassVar[bool] = True
+    smooths: ClassVar[bool] = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:  # noqa: ARG003  (it reads none)
