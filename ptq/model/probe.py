@@ -52,16 +52,18 @@ def probed(
     return Session(copy, in_order=any(name in ranged and _is_image(value) for name, value in values.items()))
 
 
-def averaged(model: ir.Model, axes: Mapping[str, int]) -> Session:
-    """A session whose only outputs are `mean_as(name)` of these tensors, so that nothing behind them is computed.
+def sampled(model: ir.Model, positions: Mapping[str, int]) -> Session:
+    """A session whose only outputs are `sampled_as(name)`: of images about so many positions, else all numbers.
 
-    Means are over all axes but the given one; of axis 1, the channels of images, they are given by sample.
+    Nothing behind them is computed.
     """
     copy = model.clone()
     values = {v.name: v for v in copy.graph.inputs} | {v.name: v for node in copy.graph for v in node.outputs}
     copy.graph.outputs.clear()
-    for name, axis in axes.items():
-        _average(copy.graph, values[name], axis)
+    for name, count in positions.items():
+        value = values[name]
+        channels = value.shape[1] if value.shape is not None and _is_image(value) else 1
+        _sample(copy.graph, value, count * (channels if isinstance(channels, int) else 1))
     return Session(copy)
 
 
