@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Modules(Mapping[str, ModuleType]):
     """The public modules of a package by name; listing them imports none, looking one up imports that one.
 
-    A `-` of a name is `_` in the module's.
+    A `-` in a name is `_` in its module.
     """
 
     def __init__(self, package: str) -> None:
@@ -35,9 +35,8 @@ class Modules(Mapping[str, ModuleType]):
 
     def _names(self) -> list[str]:
         path = importlib.import_module(self._package).__path__
-        return sorted(
-            found.name.replace("_", "-") for found in pkgutil.iter_modules(path) if not found.name.startswith("_")
-        )
+        names = (found.name for found in pkgutil.iter_modules(path) if not found.name.startswith("_"))
+        return sorted(name.replace("_", "-") for name in names)
 
 
 def get(kind: str, name: str, known: Mapping[str, T]) -> T:

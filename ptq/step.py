@@ -44,7 +44,7 @@ class Step(Protocol):
     when: ClassVar[str]
     needs_data: ClassVar[bool]
     smooths: ClassVar[bool]
-    """Whether it scales inputs, so that they are not smoothed by the way."""
+    """Whether it scales inputs, so that they are not smoothed besides."""
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:

@@ -55,7 +55,14 @@ def test_listing_formats_is_cheap(arguments: list[str]) -> None:
     assert not (HEAVY | {"numpy"}) & imported
 
 
-@pytest.mark.parametrize("module", ["ptq.formats", "ptq.support"])
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["show", "int4"], ["--help"]], ids=" ".join)
+def test_listing_recipes_is_cheap(arguments: list[str]) -> None:
+    printed, imported = run("-m", "ptq", "recipes", *arguments)
+    assert "int4" in printed or "Usage:" in printed
+    assert not (HEAVY | {"numpy"}) & imported
+
+
+@pytest.mark.parametrize("module", ["ptq.formats", "ptq.presets", "ptq.support"])
 def test_formats_need_no_torch(module: str) -> None:
     _, imported = run("-c", f"import {module}")
     assert not (HEAVY | {"numpy"}) & imported

@@ -48,7 +48,7 @@ def smoothed(
             seen.add(low, high, power, batch.size)
         advance()
     rescalings = []
-    done = any(step.smooths for _, step in plan.recipe.made_steps)
+    done = any(step.smooths for _, step in plan.steps)
     for name, sites in readers.items():
         if done or any(is_on_grid(model, plan, site) for site in sites):
             continue

@@ -53,7 +53,7 @@ class Steps:
         return weights
 
     def _steps(self, when: str) -> Iterator[tuple[str, Any]]:
-        return ((name, step) for name, step in self.plan.recipe.made_steps if step.when == when)
+        return ((name, step) for name, step in self.plan.steps if step.when == when)
 
     def _setting(self, model: Model, advance: Advance) -> Setting:
         return Setting(

@@ -1,1 +1,1 @@
-"""Steps before and after any method: a name is a module, with `-` for `_`, that has `STEP`."""
+"""What is done to a model before its weights are rounded, or after, one module each; a module's `STEP` is its class."""

@@ -95,7 +95,8 @@ class BiasCorrection:
 def matching(values: Tensor, function: Function, means: Tensor) -> Tensor:
     """What to add to values `(n, samples)` so that the means of a function of them are these, `(n,)`.
 
-    It is found by Newton's steps. Where the function is all but flat they are short of it, so that a channel that is hardly ever active stays so.
+    It is found by Newton's steps. Where the function is all but flat they are short of it, so that a channel that is
+    hardly ever active stays so.
     """
     shift = torch.zeros(len(values), 1)
     reach = values.square().mean(1, keepdim=True).sqrt() + means[:, None].abs().float()

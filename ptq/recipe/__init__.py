@@ -1,0 +1,11 @@
+"""What to do, as a user says it, and what that means for each site of a model."""
+
+from __future__ import annotations
+
+from ptq.recipe.files import chosen
+from ptq.recipe.options import ACTIVATIONS, METHODS, MINMAX, NONE, STEPS, UINT8
+from ptq.recipe.plan import Decision, Plan
+from ptq.recipe.recipe import Recipe
+from ptq.recipe.rules import Rule
+
+__all__ = ["ACTIVATIONS", "METHODS", "MINMAX", "NONE", "STEPS", "UINT8", "Decision", "Plan", "Recipe", "Rule", "chosen"]
