@@ -37,21 +37,35 @@ class Source:
         """Whether it is a layer."""
         return self.node.op_type in (CONV, *PRODUCTS)
 
+    @property
+    def rows(self) -> int | None:
+        """How many channels a layer makes."""
+        weight = constant(self.node.inputs[1]) if self.is_weight else None
+        return None if weight is None else weight.shape[0 if _rows_first(self.node) else -1]
 
-def source(value: ir.Value, readers: Sequence[ir.Node]) -> Source | str:
-    """The source of a tensor that only `readers` may read, or why there is none."""
-    repeat, layout = 1, readers[0].op_type == CONV
+
+def source(value: ir.Value, readers: Sequence[ir.Node], *, images: bool = False) -> Source | str:
+    """The source of a tensor that only `readers` may read, each once, or why there is none.
+
+    Of `images`, as convolutions read them, the channels are on axis 1, else on the last.
+    """
+    repeat, layout = 1, images or readers[0].op_type == CONV
     while True:
         node = value.producer()
         if node is None or value.is_graph_output():
             return "at an input or output of the model"
-        if {id(reader) for reader, _ in value.uses()} != {id(reader) for reader in readers}:
+        if sorted(id(reader) for reader, _ in value.uses()) != sorted(map(id, readers)):
             return "whose tensor has other readers"
         if node.op_type in FLAT and not layout:
             found = _flattened(node)
             if found is None or repeat != 1:
                 return f"behind {node.op_type}"
             repeat, layout = found, True
+        elif node.op_type == "Mul" and not any(constant(each) is not None for each in node.inputs):
+            gated = (source(each, [node], images=layout) for each in node.inputs if each is not None)
+            return next(
+                (each for each in gated if isinstance(each, Source) and repeat == each.repeat == 1), "behind Mul"
+            )
         elif not (_is_homogeneous(node) or (node.op_type in POOLS and layout and len(node.outputs) == 1)):
             return _source(node, repeat, images=layout) or f"behind {node.op_type}"
         if node.inputs[0] is None:
@@ -117,6 +131,8 @@ def _flattened(node: ir.Node) -> int | None:
 
 def scale(graph: ir.Graph, found: Source, factors: np.ndarray) -> bool:
     """Scale what a source makes by factors `(in,)` of the tensor; False, and nothing done, where they do not fit."""
+    if found.rows is not None and found.rows * found.repeat != len(factors):
+        return False
     by_channel = factors.reshape(-1, found.repeat)
     if not (by_channel == by_channel[:, :1]).all():
         return False

@@ -35,7 +35,7 @@ class Steps:
         """The model after the steps before the method, in the order in which they were given."""
         for name, step in self._steps(BEFORE):
             with self.stages.stage(name) as advance:
-                model, note = step.change(model, self._setting(model, advance))
+                model, note = step.change(model, self.setting(model, advance))
             self.notes.append(note)
         return model
 
@@ -44,7 +44,7 @@ class Steps:
         for name, step in self._steps(AFTER):
             with self.stages.stage(name) as advance:
                 made = {site: found.weight for site, found in weights.items()}
-                shifts, note = step.shifts(model, self._setting(model, advance), made)
+                shifts, note = step.shifts(model, self.setting(model, advance), made)
             weights = {
                 site: dataclasses.replace(found, bias_shift=shifts.get(site, found.bias_shift))
                 for site, found in weights.items()
@@ -55,7 +55,8 @@ class Steps:
     def _steps(self, when: str) -> Iterator[tuple[str, Any]]:
         return ((name, step) for name, step in self.plan.steps if step.when == when)
 
-    def _setting(self, model: Model, advance: Advance) -> Setting:
+    def setting(self, model: Model, advance: Advance) -> Setting:
+        """What a step is given."""
         return Setting(
             self.plan.methods,
             self.executions,

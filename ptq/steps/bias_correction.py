@@ -32,7 +32,7 @@ from ptq.model.sites import MATMUL, Site
 from ptq.qtensor import QTensor
 from ptq.step import AFTER, Setting
 
-_POSITIONS: Final = 64
+_POSITIONS: Final = 256
 """Positions of an image that its means are taken from."""
 
 _STEPS: Final = 8

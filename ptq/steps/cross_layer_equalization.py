@@ -92,13 +92,18 @@ def _pairs(model: Model, setting: Setting) -> tuple[list[_Pair], Counter[str]]:
             left[found] += 1
             continue
         first = by_node.get(str(found.node.name))
-        if first is None or len(first.uses) > 1:
+        if first is None or len(first.uses) > 1 or first.rows * found.repeat != _channels(second):
             left[f"behind {found.node.op_type}"] += 1
         elif setting.on_grid(first) or setting.on_grid(second):
             left["of weights that are on a grid already"] += 1
         else:
             pairs.append(_Pair(first, second, found.repeat))
     return pairs, left
+
+
+def _channels(site: Site) -> int:
+    """Channels of its input."""
+    return site.groups * site.columns // site.kernel
 
 
 def _magnitudes(model: Model, site: Site) -> NDArray[np.float64]:
