@@ -29,6 +29,7 @@ _RECIPE = (
     click.option("--per", help="Choose points per channel or layer  [default: channel]."),
     click.option("--search", help="radix, greedy (the paper's), greedy-grid  [default: radix]."),
     click.option("--rounding", help="nearest or hessian  [default: hessian with data]."),
+    click.option("--alpha", type=float, help="Strength of smoothquant  [default: 0.5]."),
     click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI."),
     click.option("--activations", help="uint8, dynamic, none, or fp8_* simulated  [default: uint8 with data]."),
     click.option("--target", default="cpu", show_default=True, help="What runs the file: cpu, cuda or tensorrt."),

@@ -83,6 +83,11 @@ class Model:
         """A site's weight, `(out, in)`."""
         return site.matrix(self.initializer(site.weight))
 
+    def has_own_bias(self, site: Site) -> bool:
+        """Whether a site has a bias that nothing else uses."""
+        biases = [use.bias for other in self.sites for use in other.uses]
+        return len(site.uses) == 1 and site.uses[0].bias is not None and biases.count(site.uses[0].bias) == 1
+
     def with_initializers(self, arrays: Mapping[str, np.ndarray]) -> Model:
         """A copy that holds other numbers under the same names."""
         copy = self.graph.clone()

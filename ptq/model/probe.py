@@ -52,6 +52,21 @@ def probed(
     return Session(copy, in_order=any(name in ranged and _is_image(value) for name, value in values.items()))
 
 
+def sampled(model: ir.Model, positions: Mapping[str, int]) -> Session:
+    """A session whose only outputs are `sampled_as(name)`: of images about so many positions, else all numbers.
+
+    Nothing behind them is computed.
+    """
+    copy = model.clone()
+    values = {v.name: v for v in copy.graph.inputs} | {v.name: v for node in copy.graph for v in node.outputs}
+    copy.graph.outputs.clear()
+    for name, count in positions.items():
+        value = values[name]
+        channels = value.shape[1] if value.shape is not None and _is_image(value) else 1
+        _sample(copy.graph, value, count * (channels if isinstance(channels, int) else 1))
+    return Session(copy)
+
+
 def extremes(name: str) -> tuple[str, str]:
     """The names of the outputs with the smallest and the largest number of a tensor."""
     return f"{name}/ptq.min", f"{name}/ptq.max"
@@ -79,6 +94,23 @@ def channelled(model: ir.Model, names: Collection[str]) -> Session:
 def channels_as(name: str) -> tuple[str, str, str]:
     """The names of the outputs with the ends of the channels of a tensor, its last axis, and their mean squares."""
     return f"{name}/ptq.lows", f"{name}/ptq.highs", f"{name}/ptq.powers"
+
+
+def magnitudes(model: ir.Model, names: Collection[str]) -> Session:
+    """A session whose only outputs are the mean magnitudes of the channels of tensors, as `magnitude_as(name)`."""
+    copy = model.clone()
+    values = {v.name: v for v in copy.graph.inputs} | {v.name: v for node in copy.graph for v in node.outputs}
+    copy.graph.outputs.clear()
+    for name in names:
+        size = _call(copy.graph, "Abs", values[name], f"{name}/ptq.sizes")
+        size.shape = values[name].shape
+        _reduce(copy.graph, "ReduceMean", size, magnitude_as(name))
+    return Session(copy)
+
+
+def magnitude_as(name: str) -> str:
+    """The name of the output with the mean magnitudes of a tensor."""
+    return f"{name}/ptq.magnitudes"
 
 
 def mean_as(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -11,19 +11,24 @@ import onnx_ir as ir
 from ptq.errors import ModelError
 from ptq.model.graph import Model
 from ptq.model.sites import ASIDE_KEY, Site, constant, following_add
+from ptq.model.sources import Source, scale, source
 
 
 @dataclass(frozen=True, eq=False)
 class Rescaling:
-    """An input and the sites that read it: factors `(in,)`, 0 for the channels `aside` that are computed in float."""
+    """An input and the sites that read it: factors `(channels,)`, 0 for those `aside` that are computed in float."""
 
     sites: Sequence[Site]
     scale: np.ndarray
-    aside: np.ndarray
+    aside: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-def rescaled(model: Model, rescalings: Iterable[Rescaling]) -> Model:
-    """A copy of a model with those inputs rescaled for their sites, each of which has one use."""
+def rescaled(model: Model, rescalings: Iterable[Rescaling], layers: Container[str] = ()) -> Model:
+    """A copy of a model with those inputs rescaled for their sites, each of which has one use.
+
+    Factors go into constants in front that scale channels, and into the rows of the weights of the nodes `layers`,
+    where that does the same; else the input is multiplied.
+    """
     copy = model.graph.clone()
     graph = copy.graph
     nodes = {str(node.name): node for node in graph}
@@ -32,7 +37,10 @@ def rescaled(model: Model, rescalings: Iterable[Rescaling]) -> Model:
         value = readers[0].inputs[0]
         if value is None:
             raise ModelError(f"{readers[0].name} has no input")
-        scaled = _folded(graph, value, readers, how) or _multiplied(graph, value, readers, how)
+        found = source(value, readers)
+        folds = isinstance(found, Source) and (not found.is_weight or str(found.node.name) in layers)
+        folded = folds and not how.aside.size and isinstance(found, Source) and scale(graph, found, how.scale)
+        scaled = value if folded else _multiplied(graph, value, readers, how)
         for reader, site in zip(readers, how.sites, strict=True):
             reader.replace_input_with(0, scaled)
             _divide(graph, site, value, reader, how)
@@ -85,10 +93,10 @@ def _divide(graph: ir.Graph, site: Site, value: ir.Value, reader: ir.Node, how: 
     if array is None:
         raise ModelError(f"the weight {site.weight!r} is not constant")
     matrix = site.matrix(array)
-    kept = how.scale != 0
-    scaled = np.zeros_like(matrix)
-    scaled[:, kept] = matrix[:, kept] / how.scale[kept]
-    old.const_value = ir.tensor(site.tensor(scaled), name=site.weight)
+    by_group = matrix.reshape(site.groups, -1, site.columns)
+    factors = how.scale.reshape(site.groups, 1, -1).repeat(site.kernel, -1)
+    scaled = np.divide(by_group, factors, out=np.zeros_like(by_group), where=factors != 0)
+    old.const_value = ir.tensor(site.tensor(scaled.reshape(matrix.shape)), name=site.weight)
     if how.aside.size:
         _compute_aside(graph, f"{site.name}/aside", value, reader, matrix[:, how.aside].T, how.aside)
 
@@ -115,30 +123,6 @@ def _take_place(output: ir.Value, nodes: Sequence[ir.Node]) -> None:
     ir.convenience.replace_all_uses_with(output, made, replace_graph_outputs=True)
     nodes[0].replace_input_with(0, output)
     made.name, output.name = output.name, f"{nodes[0].name}/before"
-
-
-def _folded(graph: ir.Graph, value: ir.Value, readers: Sequence[ir.Node], how: Rescaling) -> ir.Value | None:
-    """The value itself, where only the readers see it and its producer ends in constants that take the factors."""
-    producer = value.producer()
-    alone = {id(node) for node in value.consumers()} == {id(node) for node in readers} and not value.is_graph_output()
-    if producer is None or not alone or how.aside.size:
-        return None
-    slots = _FACTORS.get(producer.op_type, ())
-    vectors = {slot: constant(producer.inputs[slot]) for slot in slots if slot < len(producer.inputs)}
-    if producer.op_type == "Mul":
-        vectors = {slot: array for slot, array in vectors.items() if array is not None}
-    fitting = [a is not None and a.shape[-1:] == how.scale.shape and a.size == how.scale.size for a in vectors.values()]
-    if not vectors or not all(fitting):
-        return None
-    for slot, array in vectors.items():
-        if array is not None:
-            made = _initializer(graph, f"{producer.name}/scaled.{slot}", (array * how.scale).astype(np.float32))
-            producer.replace_input_with(slot, made)
-    return value
-
-
-_FACTORS = {"LayerNormalization": (1, 2), "Mul": (0, 1)}
-"""The inputs of operators that scale channels, by operator."""
 
 
 def _multiplied(graph: ir.Graph, value: ir.Value, readers: Sequence[ir.Node], how: Rescaling) -> ir.Value:

@@ -75,6 +75,11 @@ class Site:
         """Weights of one output channel."""
         return math.prod(self.shape) // self.rows
 
+    @property
+    def kernel(self) -> int:
+        """How many weights of an output channel one channel of the input has."""
+        return math.prod(self.shape[2:]) if self.op == CONV else 1
+
     def matrix(self, weight: np.ndarray) -> np.ndarray:
         """The weight of the graph as `(out, in)`."""
         return weight.T if self.transposed else weight.reshape(self.rows, self.columns)

@@ -47,6 +47,8 @@ class Made:
     """How many layers round their inputs in the model as it came."""
     kept: int
     """How many activations have the grid of that rounding."""
+    steps: tuple[str, ...] = ()
+    """What the steps before and after the method did."""
 
     @property
     def target(self) -> Target:
@@ -90,7 +92,7 @@ def describe(
         accuracy=accuracy,
         file=_file(found),
         stages=dict(stages.seconds),
-        notes=(*_notes(made), *_float_notes(made.model), *_accuracy_notes(made, seen, accuracy)),
+        notes=(*made.steps, *_notes(made), *_float_notes(made.model), *_accuracy_notes(made, seen, accuracy)),
         warnings=(),
         elsewhere=made.elsewhere,
     )

@@ -31,7 +31,8 @@ from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
 from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
-from ptq.pipeline.weights import SiteWeights, check_finite, has_own_bias, quantize_weights
+from ptq.pipeline.steps import Steps
+from ptq.pipeline.weights import SiteWeights, check_finite, quantize_weights
 from ptq.recipe import Plan, Recipe, chosen
 from ptq.report import Outline
 from ptq.sensitivity import samples_needed
@@ -66,19 +67,33 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     ready = _ready(job, recipe, stages)
     raw, taken, plan, executions = ready.raw, ready.taken, ready.plan, ready.executions
     model, data, evaluation, reserved = ready.model, ready.data, ready.evaluation, ready.reserved
+    steps = Steps(plan, executions, data, stages, [])
+    model = steps.before(model)
     if data is not None:
         model = _smoothed(model, plan, executions, data, stages)
     observed = _observed(model, executions)
     statistics = None if data is None else _calibrate(model, plan, observed, data, reserved, stages)
     measured = data.take(reserved) if data is not None and reserved else None
-    weights = quantize_weights(model, plan, executions, statistics, measured, stages)
+    weights = steps.after(model, quantize_weights(model, plan, executions, statistics, measured, stages))
     with stages.stage("lower"):
         ranges = statistics.ranges if statistics else {}
         grids = {name: grid for name, grid in taken.grids.items() if name in ranges}
         lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations, grids)
         lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
         content = serialized(lowered)
-    made = Made(job.model, model, plan, executions, weights, lowered, data, evaluation, taken.rounded, len(grids))
+    made = Made(
+        job.model,
+        model,
+        plan,
+        executions,
+        weights,
+        lowered,
+        data,
+        evaluation,
+        taken.rounded,
+        len(grids),
+        tuple(steps.notes),
+    )
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
         reference = _reference(job.model, raw, taken, Path(folder))
         written = Path(folder) / "quantized.onnx"
@@ -94,7 +109,7 @@ def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
     """What `run` would do, up to where it begins to measure and to round; nothing is written."""
     ready = _ready(job, recipe, stages)
     needing = {kind: {site.name for site in _needing(ready.model, ready.plan, kind)} for kind in ("moment", "mean")}
-    needing["mean"] &= {site.name for site in ready.model.sites if has_own_bias(ready.model, site)}
+    needing["mean"] &= {site.name for site in ready.model.sites if ready.model.has_own_bias(site)}
     return outline(job.model, ready, needing, _observed(ready.model, ready.executions))
 
 
@@ -177,7 +192,7 @@ def _calibrate(
 ) -> Statistics | None:
     """What the plan needs to know of the data; None when that is nothing."""
     sites = _needing(model, plan, "moment")
-    averaged = [site for site in _needing(model, plan, "mean") if has_own_bias(model, site)]
+    averaged = [site for site in _needing(model, plan, "mean") if model.has_own_bias(site)]
     if not sites and not averaged and not observed:
         return None
     total = None if data.samples is None else -(-data.samples // BATCH)

@@ -35,7 +35,10 @@ def smoothed(
     batches: Iterable[Batch],
     advance: Advance = lambda: None,
 ) -> Model:
-    """The model with those inputs smoothed for which it pays, found on these batches."""
+    """The model with those inputs smoothed for which it pays, found on these batches.
+
+    Where a step of the recipe has scaled inputs, none is scaled again.
+    """
     channels = {name: Channels.of(sites[0].columns) for name, sites in readers.items()}
     session = channelled(model.graph, channels)
     for batch in batches:
@@ -45,8 +48,9 @@ def smoothed(
             seen.add(low, high, power, batch.size)
         advance()
     rescalings = []
+    done = any(step.smooths for _, step in plan.steps)
     for name, sites in readers.items():
-        if any(is_on_grid(model, plan, site) for site in sites):
+        if done or any(is_on_grid(model, plan, site) for site in sites):
             continue
         methods = [method for site in sites if (method := plan.methods[site.name]) is not None]
         weights = [torch.from_numpy(model.matrix(site).copy()) for site in sites]

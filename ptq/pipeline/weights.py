@@ -127,7 +127,7 @@ def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False
         mean = None if statistics is None else statistics.means.get(site.name)
         return _Solved(site, ladder, matrix, measured=False, mean=mean)
     moment = moments[site.name]
-    own_bias = has_own_bias(model, site)
+    own_bias = model.has_own_bias(site)
     curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count)
     ladder = _ladder(given, method, weight, curvature, points, least)
     return _Solved(site, ladder, matrix, measured=True, mean=moment.mean if own_bias else None)
@@ -154,12 +154,6 @@ def _ladder(
     if exact is not None and (least is None or bool((exact.rungs[0][0].scale >= least).all())):
         return exact
     return method.ladder(weight, curvature, points=points, least_scale=least)
-
-
-def has_own_bias(model: Model, site: Site) -> bool:
-    """Whether a site has a bias that nothing else uses."""
-    biases = [use.bias for other in model.sites for use in other.uses]
-    return len(site.uses) == 1 and site.uses[0].bias is not None and biases.count(site.uses[0].bias) == 1
 
 
 def _least_scale(given: _Given, site: Site) -> Tensor | None:

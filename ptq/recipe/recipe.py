@@ -46,6 +46,7 @@ class Recipe:
 
     method: str = "multipoint"
     steps: tuple[str, ...] = ()
+    alpha: float | None = None
     weights: str = "int4"
     group: str | None = None
     bits: float | None = None

@@ -1,0 +1,73 @@
+"""Run the steps of a recipe before and after its method."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calibration.batch import Batch
+from calibration.dataset import Dataset
+from calibration.observers import Moment
+from ptq.lowering import Execution
+from ptq.model.graph import Model
+from ptq.model.sites import Site
+from ptq.pipeline.calibrate import BATCH, calibrate
+from ptq.pipeline.stages import Advance, Stages
+from ptq.pipeline.weights import SiteWeights, is_on_grid
+from ptq.recipe import MINMAX, Plan
+from ptq.step import AFTER, BEFORE, Setting
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The steps of a plan, with what they work on."""
+
+    plan: Plan
+    executions: Mapping[str, Execution]
+    data: Dataset | None
+    stages: Stages
+    notes: list[str]
+    """What they did, for the report."""
+
+    def before(self, model: Model) -> Model:
+        """The model after the steps before the method, in the order in which they were given."""
+        for name, step in self._steps(BEFORE):
+            with self.stages.stage(name) as advance:
+                model, note = step.change(model, self.setting(model, advance))
+            self.notes.append(note)
+        return model
+
+    def after(self, model: Model, weights: Mapping[str, SiteWeights]) -> Mapping[str, SiteWeights]:
+        """The weights with the biases of the steps after the method."""
+        for name, step in self._steps(AFTER):
+            with self.stages.stage(name) as advance:
+                made = {site: found.weight for site, found in weights.items()}
+                shifts, note = step.shifts(model, self.setting(model, advance), made)
+            weights = {
+                site: dataclasses.replace(found, bias_shift=shifts.get(site, found.bias_shift))
+                for site, found in weights.items()
+            }
+            self.notes.append(note)
+        return weights
+
+    def _steps(self, when: str) -> Iterator[tuple[str, Any]]:
+        return ((name, step) for name, step in self.plan.steps if step.when == when)
+
+    def setting(self, model: Model, advance: Advance) -> Setting:
+        """What a step is given."""
+        return Setting(
+            self.plan.methods,
+            self.executions,
+            lambda site: is_on_grid(model, self.plan, site),
+            self._batches,
+            self._moments,
+            advance,
+        )
+
+    def _batches(self) -> Iterable[Batch]:
+        return () if self.data is None else self.data.batches(BATCH)
+
+    def _moments(self, model: Model, sites: Sequence[Site]) -> Mapping[str, Moment]:
+        return calibrate(model, sites, (), MINMAX, self._batches()).moments
