@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from small_folder import Folder, filled
+from step_networks import NETWORKS, feeds
 
 import ptq
 import ptq.errors
@@ -23,6 +24,8 @@ from ptq.report import Outline, Report
 
 STEADY = ("site", "op", "shape", "format", "execution", "note")
 QUICK = ("int4", "w4a8")
+PLAIN = [name for name in presets.NAMES if "steps" not in presets.options(name)]
+STEPPED = [name for name in presets.NAMES if name not in PLAIN]
 
 
 def both(model: Any, data: Any, recipe: Any, **options: Any) -> tuple[Outline, Report]:
@@ -48,7 +51,7 @@ def check(planned: Outline, report: Report) -> None:
         assert planned.bits_per_weight == pytest.approx(report.bits_per_weight, abs=0.02)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in presets.NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in PLAIN])
 def test_every_recipe_does_what_was_planned(name: str, digits: Path, digit_images: dict[str, np.ndarray]) -> None:
     planned, report = both(digits, digit_images, name)
     check(planned, report)
@@ -60,6 +63,18 @@ def test_every_recipe_does_what_was_planned(name: str, digits: Path, digit_image
         assert set(report.kernels) <= {"Conv", "Gemm", "MatMulNBits"}
     if name in ("int8", "w4a8", "w4a8-multipoint"):
         assert all(layer.integer for layer in report.layers)
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_recipes_with_steps(name: str) -> None:
+    proto = NETWORKS["tokens"]
+    planned, report = both(proto, feeds(proto), name)
+    check(planned, report)
+    assert set(presets.options(name)["steps"]) < set(planned.steps)
+    plain = ptq.quantize(proto, feeds(proto), recipe=name, steps=()).report
+    assert plain.accuracy is not None
+    assert report.accuracy is not None
+    assert (report.accuracy.sqnr_db or 0) > (plain.accuracy.sqnr_db or 0)
 
 
 @pytest.mark.parametrize("name", ["int8-weights", "int4"])
