@@ -7,6 +7,7 @@ small, while a penalty drives `h` to 0 or 1. The gradient of the error is a prod
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -22,7 +23,7 @@ _ZETA, _GAMMA = 1.1, -0.1
 
 ITERATIONS: Final = 500
 _RATE = 0.1
-_PENALTY = 3.0
+PENALTY = 3.0
 _WARM_UP = 0.2
 """The part of all iterations before the penalty begins."""
 
@@ -77,28 +78,55 @@ def _in_parts(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, ze
 
 def _learned(rows: Tensor, scale: Tensor, zero: Tensor, fmt: Format, curvature: Curvature) -> Tensor:
     """Of two neighbours the one that `h` ends at, less zero points."""
-    exact = rows / scale
-    low, high = (each - zero for each in neighbours(fmt, exact + zero))
-    relative = scale / scale.amax(-1, keepdim=True)
-    gap = (high - low) * relative
-    weight = (curvature.diagonal[:, None] * gap.square()).mean(-1, keepdim=True)
-    weight = 2 / weight.clamp_min(torch.finfo(torch.float32).tiny)
-    start = (low - exact) * relative
-    v = inverse(((exact - low) / (high - low)).clamp(0, 1))
+    problem = Problem.of(rows, scale, zero, fmt, curvature)
+    v = problem.start.clone()
     adam = _Adam(v)
     for t in range(ITERATIONS):
-        stretched = v.sigmoid()
-        inner = stretched * (1 - stretched)
-        stretched.mul_(_ZETA - _GAMMA).add_(_GAMMA)
-        inner.mul_((stretched > 0) & (stretched < 1))
+        adam.step(problem.slope(v, _beta(t)))
+    return torch.where(v >= 0, problem.high, problem.low)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be small: for each row, error and penalty. All are `(g, rows, in)` but the last two.
+
+    `low` and `high` are the neighbours on the grid, less zero points; `off` and `gap` how far the lower is from the
+    weight and from the upper, in units of the largest scale of the row. With `unit` an error counts in that of weights
+    that are a gap off each by itself, on the average, so that the penalty is the same for every layer.
+    """
+
+    low: Tensor
+    high: Tensor
+    start: Tensor
+    off: Tensor
+    gap: Tensor
+    unit: Tensor
+    moment: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, scale: Tensor, zero: Tensor, fmt: Format, curvature: Curvature) -> Problem:
+        """That of rows in rounding order, with all `V` at the start."""
+        exact = rows / scale
+        low, high = (each - zero for each in neighbours(fmt, exact + zero))
+        relative = scale / scale.amax(-1, keepdim=True)
+        gap = (high - low) * relative
+        unit = (curvature.diagonal[:, None] * gap.square()).mean(-1, keepdim=True)
+        start = inverse(((exact - low) / (high - low)).clamp(0, 1))
+        unit = unit.clamp_min(torch.finfo(torch.float32).tiny)
+        return cls(low, high, start, (low - exact) * relative, gap, unit, curvature.moment)
+
+    def slope(self, v: Tensor, beta: float | None) -> Tensor:
+        """The gradient at `v`, but for the factor `zeta - gamma` that all of it has; without a `beta`, of the error."""
+        sigmoid = v.sigmoid()
+        stretched = sigmoid * (_ZETA - _GAMMA) + _GAMMA
+        inner = sigmoid.mul_(1 - sigmoid).mul_((stretched > 0) & (stretched < 1))
         h = stretched.clamp_(0, 1)
-        slope = torch.addcmul(start, h, gap) @ curvature.moment
-        slope.mul_(gap).mul_(weight)
-        if (beta := _beta(t)) is not None:
-            y = h.mul_(2).sub_(1)
-            slope.sub_(y.abs().pow_(beta - 1).copysign_(y), alpha=2 * beta * _PENALTY)
-        adam.step(slope.mul_(inner))
-    return torch.where(v >= 0, high, low)
+        slope = torch.addcmul(self.off, h, self.gap) @ self.moment
+        slope.mul_(self.gap).mul_(2 / self.unit)
+        if beta is not None:
+            between = h.mul_(2).sub_(1)
+            slope.sub_(between.abs().pow_(beta - 1).copysign_(between), alpha=2 * beta * PENALTY)
+        return slope.mul_(inner)
 
 
 def _beta(t: int) -> float | None:
