@@ -24,8 +24,10 @@ def follow_rows(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, 
     """Numbers of the format, less zero points, for rows `(g, rows, in)` in rounding order.
 
     Columns are followed in that order, where the paper has their own: errors are 0.1 dB less in dense layers of
-    EfficientNet-Lite0, 0.1 dB more in depthwise ones, and equal after coordinate descent. An input without any power, `G[t, t] = 0`, is given a 0, as in the paper;
-    `Curvature.of` knows none, as it gives those that were never active a power of their own: they go to the nearest.
+    EfficientNet-Lite0, 0.1 dB more in depthwise ones, and equal after coordinate descent.
+
+    An input without any power, `G[t, t] = 0`, is given a 0, as in the paper. `Curvature.of` knows none, as it gives
+    those that were never active a power of their own: they go to the nearest.
     """
     return path(rows, scale, fmt, curvature, zero)[0]
 
