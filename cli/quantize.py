@@ -19,8 +19,8 @@ _Command = Callable[..., Any]
 
 
 _RECIPE = (
-    click.option("--method", default="multipoint", show_default=True, help="multipoint, gptq, rtn."),
     click.option("--step", "steps", multiple=True, metavar="NAME", help="Done besides, in order; may be repeated."),
+    click.option("--method", default="multipoint", show_default=True, help="multipoint, adaround, gptq, gpfq, rtn."),
     click.option("--weights", default="int4", show_default=True, help="A format; `ptq formats` lists them."),
     click.option("--group", help="What shares a scale: channel, tensor, or 16 to 256 weights  [default: channel]."),
     click.option("--bits", type=float, help="Average bits per weight  [default: 0.4 above the base format]."),
@@ -28,8 +28,8 @@ _RECIPE = (
     click.option("--points", type=int, help="The same number of points everywhere."),
     click.option("--per", help="Choose points per channel or layer  [default: channel]."),
     click.option("--search", help="radix, greedy (the paper's), greedy-grid  [default: radix]."),
-    click.option("--rounding", help="nearest or hessian  [default: hessian with data]."),
     click.option("--alpha", type=float, help="Strength of smoothquant  [default: 0.5]."),
+    click.option("--rounding", help="Of radix points: nearest, hessian, gpfq, adaround  [default: hessian with data]."),
     click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI."),
     click.option("--activations", help="uint8, dynamic, none, or fp8_* simulated  [default: uint8 with data]."),
     click.option("--target", default="cpu", show_default=True, help="What runs the file: cpu, cuda or tensorrt."),

@@ -10,14 +10,15 @@ from torch import Tensor
 from ptq import formats, scheme
 from ptq.errors import OptionError
 from ptq.formats import INT8_MAX
-from ptq.method import Request
-from ptq.methods.gptq import Gptq
-from ptq.methods.rtn import Rtn
+from ptq.method import OneTerm, Request
 from ptq.qtensor import QTensor, Term
+from ptq.registry import Modules
 from ptq.scheme import SCHEMES, Scheme
 from ptq.solve import Curvature
 
-METHODS = {"rtn": Rtn, "gptq": Gptq}
+METHODS = {name: each.METHOD for name, each in Modules("ptq.methods").items() if issubclass(each.METHOD, OneTerm)}
+"""Those that take any scheme."""
+
 GROUPS = ("channel", "tensor", "16", "32", "64")
 WEIGHTS = [name for name, fmt in formats.FORMATS.items() if fmt.min <= 0 <= fmt.max]
 

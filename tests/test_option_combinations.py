@@ -16,6 +16,7 @@ from ptq.lowering import Execution, execution
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.recipe import ACTIVATIONS, METHODS, Recipe
+from ptq.solve import ROUNDINGS
 
 REFUSED = re.compile(r"[^\n]+; [^\n]+[^.\n]")
 
@@ -64,7 +65,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "tolerance": (0, 0.01, 1),
     "per": ("channel", "layer", "row"),
     "search": ("radix", "greedy", "greedy-grid", "best"),
-    "rounding": ("nearest", "hessian", "up"),
+    "rounding": (*ROUNDINGS, "up"),
     "range": ("minmax", "percentile", "most"),
     "keep_float": ("node", "nothing", "(", ".*"),
     "weights": ("itn4", "steps4", "e8m0", "float32"),

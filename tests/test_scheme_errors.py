@@ -47,7 +47,7 @@ def test_feedback_is_not_worse_than_nearest_on_the_output(name: str) -> None:
         method: float(((quantized(method, how, weight, curve).dequantize() - weight[0]) @ x.T).square().sum())
         for method in METHODS
     }
-    assert errors["gptq"] < 0.95 * errors["rtn"]
+    assert all(error < 0.95 * errors["rtn"] for method, error in errors.items() if method != "rtn"), errors
 
 
 @pytest.mark.parametrize(

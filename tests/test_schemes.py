@@ -14,7 +14,13 @@ from ptq.errors import OptionError
 from ptq.formats import INT8_MAX, PORTABLE_MAX
 from ptq.scales import LOGARITHMIC
 from ptq.scheme import SCHEMES
-from ptq.solve import Curvature
+from ptq.solve import Curvature, learned
+
+
+@pytest.fixture(autouse=True)
+def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds for any result needs no good one."""
+    monkeypatch.setattr(learned, "ITERATIONS", 25)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -90,13 +96,14 @@ def test_awkward_weights(method: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, how in FEW.items() if not how.per_tensor])
-def test_groups_of_a_convolution_do_not_mix(name: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_groups_of_a_convolution_do_not_mix(method: str, name: str) -> None:
     how, weight, x = FEW[name], gaussian(3, 4, 36), [inputs(200, 36, seed=k) for k in range(3)]
     grams = torch.stack([each.double().T @ each.double() / len(each) for each in x])
-    together = quantized("gptq", how, weight, Curvature.of(grams, 200)).dequantize()
+    together = quantized(method, how, weight, Curvature.of(grams, 200)).dequantize()
     for k in range(3):
         curve = Curvature.of(grams[k : k + 1], 200)
-        alone = quantized("gptq", how, weight[k : k + 1], curve).dequantize()
+        alone = quantized(method, how, weight[k : k + 1], curve).dequantize()
         difference = (together[4 * k : 4 * k + 4] - alone).square().sum()
         assert difference < 0.02 * weight[k].square().sum(), "the unit of the scales may be another"
 
