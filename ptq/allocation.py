@@ -39,7 +39,7 @@ def by_tolerance(ladders: Mapping[str, Ladder], tolerance: float, *, per_layer: 
 
 def _enough(ladder: Ladder, tolerance: float, *, per_layer: bool) -> Tensor:
     error, power = ladder.error, ladder.power
-    if per_layer:
+    if per_layer or ladder.whole:
         error, power = error.sum(1, keepdim=True).expand_as(error), power.sum().expand_as(power)
     above = error > tolerance * power
     return above.cumprod(0).sum(0).clamp_max(len(ladder.rungs) - 1)
@@ -108,7 +108,7 @@ def _steps(name: str, ladder: Ladder, effect: float, per_layer: bool) -> list[_S
     error = ladder.error.double().numpy()
     share = error / max(error[0].sum(), np.finfo(np.float64).tiny) * effect
     rows = ladder.shape[0]
-    blocks = [slice(0, rows)] if per_layer else [slice(row, row + 1) for row in range(rows)]
+    blocks = [slice(0, rows)] if per_layer or ladder.whole else [slice(row, row + 1) for row in range(rows)]
     costs = [ladder.row_bits(rung) for rung in range(len(ladder.rungs))]
     steps = []
     for block in blocks:

@@ -1,4 +1,4 @@
-"""One weight in every size it can have: what a budget chooses from, row by row."""
+"""One weight in every size it can have: what a budget chooses from, row by row or as a whole."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ptq.qtensor import QTensor, Term
 class Ladder:
     """Sizes of a weight, the smallest first; a row can stand on any of these rungs, whatever the others do.
 
+    Of one that is `whole`, all rows stand on the same rung.
     `rungs[n][k]` is point `k` of all rows when they stand on rung `n`. `error (rungs, out)` is the power of the output
     error and `power (out,)` that of the output, both in the metric that the method minimised.
     """
@@ -22,6 +23,7 @@ class Ladder:
     rungs: tuple[tuple[Term, ...], ...]
     error: Tensor
     power: Tensor
+    whole: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -53,6 +55,14 @@ def test_per_layer_moves_layers_whole() -> None:
     rungs, _ = allocation.by_bits(ladders, dict.fromkeys(ladders, 1.0), 6.5, per_layer=True)
     assert all(len(each.unique()) == 1 for each in rungs.values())
     assert len({int(each[0]) for each in rungs.values()}) == 2
+
+
+def test_a_whole_ladder_moves_whole_whatever_is_asked() -> None:
+    ladders = {name: replace(ladder(16, 64, seed=k), whole=True) for k, name in enumerate("abcd")}
+    rungs, _ = allocation.by_bits(ladders, dict.fromkeys(ladders, 1.0), 6.5, per_layer=False)
+    assert all(len(each.unique()) == 1 for each in rungs.values())
+    assert len({int(each[0]) for each in rungs.values()}) == 2
+    assert len(allocation.by_tolerance(ladders, 1e-2, per_layer=False)["a"].unique()) == 1
 
 
 def test_rungs_that_a_larger_one_beats_per_bit_are_skipped() -> None:
