@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,8 +11,10 @@ from torch import Tensor
 from ptq import formats, scales
 from ptq.errors import OptionError
 from ptq.formats.integer import Integers
+from ptq.method import Request
 from ptq.methods.multipoint import Multipoint
 from ptq.methods.multipoint.radix import Radix
+from ptq.scheme import Scheme
 from ptq.solve import Curvature
 from ptq.solve.feedback import nearest_rows
 from ptq.solve.roundings import HESSIAN, NEAREST
@@ -36,9 +40,9 @@ def decibels(weight: Tensor, approximation: Tensor) -> float:
     return float(10 * torch.log10((weight**2).sum() / ((weight - approximation) ** 2).sum()))
 
 
-def systems(base: str, *, portable: bool = False) -> dict[str, int]:
+def systems(base: str, **options: Any) -> dict[str, int]:
     """The limit of every sum of points that a row of this base can be."""
-    method = Multipoint(formats.get(base), portable=portable, last=formats.get("int2"))
+    method = Multipoint.of(Request(Scheme(formats.get(base)), portable=options.pop("portable", False), options=options))
     return {"+".join(fmt.name for fmt in sums): radix.limit for sums, radix in method.sums().items()}
 
 
@@ -52,11 +56,20 @@ def test_limits_of_the_base_formats(name: str, limits: list[int]) -> None:
     assert Multipoint(formats.get(name), last=formats.get("int2")).most_points == len(limits)
 
 
-def test_a_last_point_of_two_bits_gives_sizes_in_between() -> None:
+def test_a_narrower_last_point_gives_sizes_in_between() -> None:
     assert systems("int4") == {"int4": 7, "int4+int2": 22, "int4+int4": 112}
     assert systems("int3") == {"int3": 3, "int3+int2": 10, "int3+int3": 24, "int3+int3+int2": 73}
     assert list(systems("int2").values()) == [1, 4, 13, 40, 121]
     assert systems("int8") == {"int8": 127}
+    assert systems("int4", points=1) == {"int4": 7, "int4+int4": 112}
+
+
+@pytest.mark.parametrize("option", ["bits", "tolerance"])
+def test_the_only_point_of_a_row_may_be_narrower_where_a_size_is_asked_for(option: str) -> None:
+    assert systems("int4", **{option: 0.5}) == {"int3": 3, **systems("int4")}
+    assert systems("int3", **{option: 0.5}) == {"int2": 1, **systems("int3")}
+    assert systems("int2", **{option: 0.5}) == systems("int2")
+    assert systems("int8", **{option: 0.5}) == {"int7": 63, "int8": 127}
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "int8"])

@@ -43,6 +43,8 @@ def int8_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8
     for number, (term, ratio) in enumerate(zip(weight.terms, ratios, strict=True), 1):
         plane = plane_of(builder, term, shape, number, integer=True)
         rows = None if term.rows is None else _rows(builder, term.rows, shape[0], number)
+        if total is None and rows is not None:
+            total = _zeros(builder, shape, np.int8)
         total = plane if total is None else _horner(builder, total, plane, rows, ratio, number)
     if total is None:
         raise AssertionError
@@ -112,6 +114,8 @@ def _horner(
     builder: Builder, total: ir.Value, plane: ir.Value, rows: ir.Value | None, ratio: int, number: int
 ) -> ir.Value:
     """`total * ratio + plane` in int8, for some rows or for all."""
+    if rows is not None and ratio == 1:  # the first point of these rows
+        return builder.call("ScatterND", total, rows, plane, name=f"sum{number}", reduction="add")
     step = builder.shared(f"ratio.{ratio}", np.array(ratio, np.int8))
     if rows is None:
         return builder.call("Add", builder.call("Mul", total, step, name=f"shift{number}"), plane, name=f"sum{number}")
@@ -119,6 +123,12 @@ def _horner(
     shifted = builder.call("Mul", picked, step, name=f"shift{number}")
     added = builder.call("Add", shifted, plane, name=f"add{number}")
     return builder.call("ScatterND", total, rows, added, name=f"sum{number}")
+
+
+def _zeros(builder: Builder, shape: Sequence[int], dtype: type[np.generic]) -> ir.Value:
+    """What points of some rows are added to where no point is of all rows."""
+    zero = builder.shared(f"zero.{np.dtype(dtype).name}", np.zeros((), dtype))
+    return builder.call("Expand", zero, builder.constant("shape.whole", np.array(shape)), name="zeros")
 
 
 def _rows(builder: Builder, rows: Tensor, out: int, number: int) -> ir.Value:
@@ -152,11 +162,10 @@ def _summed(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value
         values = plane_of(builder, term, shape, number, integer=False)
         scale = stored_scale(builder, term.scale, f"scale{number}")
         part = builder.call("Mul", values, column(builder, scale, len(shape), f"column{number}"), name=f"term{number}")
-        if total is None:
-            total = part
-        elif term.rows is None:
-            total = builder.call("Add", total, part, name=f"sum{number}")
+        if term.rows is None:
+            total = part if total is None else builder.call("Add", total, part, name=f"sum{number}")
         else:
+            total = _zeros(builder, shape, np.float32) if total is None else total
             rows = _rows(builder, term.rows, shape[0], number)
             total = builder.call("ScatterND", total, rows, part, name=f"sum{number}", reduction="add")
     if total is None:

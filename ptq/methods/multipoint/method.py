@@ -25,10 +25,6 @@ SEARCHES: Final = ("radix", *_GREEDY)
 GREEDY_POINTS: Final = 4
 
 
-LAST: Final = formats.get("int2")
-"""What the last point of a row may be, where bits or a tolerance decide and not a number of points."""
-
-
 @dataclass(frozen=True)
 class Multipoint:
     """Options of multipoint quantization; `rounding` is about radix points, greedy ones always are the nearest."""
@@ -39,8 +35,10 @@ class Multipoint:
     search: str = "radix"
     rounding: str = "hessian"
     portable: bool = False
+    first: Format | None = None
+    """A narrower format that the only point of a row may have, where bits or a tolerance are given."""
     last: Format | None = None
-    """A narrower format that the last point of a row may have, so that rows can have sizes in between."""
+    """A narrower format that the last of several points may have, where no number of points is."""
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -72,7 +70,10 @@ class Multipoint:
         if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
             raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
         points = options.get("points")
-        made = cls(base, search, rounding, request.portable, LAST if points is None else None)
+        narrower = _narrower(base) if points is None else []
+        asked = any(options.get(name) is not None for name in ("bits", "tolerance"))
+        first, last = (narrower[-1] if asked else None, narrower[0]) if narrower else (None, None)
+        made = cls(base, search, rounding, request.portable, first, last)
         most = made.most_points
         if points is not None and not 1 <= points <= most:
             fix = "one at least" if points < 1 else f"at most {most}, or a wider base format"
@@ -103,7 +104,7 @@ class Multipoint:
     def ladder(
         self, weight: Tensor, curvature: Curvature, *, points: int | None = None, least_scale: Tensor | None = None
     ) -> Ladder:
-        """Quantize a weight `(groups, rows, in)` to all sums of points, or to those of up to `points` points.
+        """Quantize a weight `(groups, rows, in)` to all sums of points, or to those of up to `points` base points.
 
         `least_scale (out,)` bounds the scales of the rows from below, where the arithmetic downstream needs it.
         """
@@ -112,24 +113,26 @@ class Multipoint:
             rungs = self._greedy(weight, min(points or GREEDY_POINTS, GREEDY_POINTS))
             error = torch.stack([self._error(weight, rung, curvature) for rung in rungs])
             return Ladder(rungs, error, power)
-        sums = {formats: radix for formats, radix in self.sums().items() if len(formats) <= (points or len(formats))}
+        sums = self.sums()
+        if points is not None:
+            sums = {each: radix for each, radix in sums.items() if len(each) <= points and set(each) == {self.base}}
         least = None if least_scale is None else least_scale.reshape(*weight.shape[:2], 1)
         grid = scale_grid(weight, [radix.limit for radix in sums.values()], curvature, least)
         rounding = ROUNDINGS[self.rounding]
         found = [solve(weight, radix.grid, curvature, rounding, grid) for radix in sums.values()]
         terms = tuple(_terms(each, *one) for each, one in zip(found, sums.items(), strict=True))
-        return Ladder(terms, torch.stack([each.error.reshape(-1) for each in found]), power)
+        error = torch.stack([each.error.reshape(-1) for each in found])
+        return Ladder(terms, error, power, base=list(sums).index((self.base,)))
 
     def sums(self) -> dict[tuple[Format, ...], Radix]:
         """The formats of the points that a row may be a sum of, and their number systems, by size."""
-        sums = {}
-        points: tuple[Format, ...] = (self.base,)
-        while (radix := self._radix(points)).fits(portable=self.portable):
-            sums[points] = radix
-            between = (*points, self.last) if self.last is not None and self.last.bits < self.base.bits else points
-            if (radix := self._radix(between)).fits(portable=self.portable):
-                sums[between] = radix
-            points = (*points, self.base)
+        sums: dict[tuple[Format, ...], Radix] = {}
+        before: tuple[Format, ...] = ()
+        while not before or before in sums:
+            for fmt in (self.last if before else self.first, self.base):
+                if fmt is not None and (radix := self._radix((*before, fmt))).fits(portable=self.portable):
+                    sums[(*before, fmt)] = radix
+            before = (*before, self.base)
         return sums
 
     def _radix(self, points: tuple[Format, ...]) -> Radix:
@@ -146,6 +149,13 @@ class Multipoint:
         approximation = torch.stack([term.values * term.scale[:, None] for term in terms]).sum(0)
         residual = weight - approximation.reshape(weight.shape)
         return curvature.errors(curvature.arranged(residual)).reshape(-1)
+
+
+def _narrower(base: IntFormat) -> list[IntFormat]:
+    """The integers of fewer bits, the narrowest first."""
+    integers = (fmt for fmt in formats.FORMATS.values() if isinstance(fmt, IntFormat))
+    found = (fmt for fmt in integers if fmt.signed == base.signed and fmt.bits < base.bits)
+    return sorted(found, key=lambda fmt: fmt.bits)
 
 
 def _terms(found: Solution, formats: tuple[Format, ...], radix: Radix) -> tuple[Term, ...]:
