@@ -17,7 +17,7 @@ from ptq.lowering.builder import Builder
 from ptq.lowering.weights import int8_weight
 from ptq.methods.multipoint import Multipoint
 from ptq.model.prepare import ir_version
-from ptq.qtensor import QTensor, rows_bits
+from ptq.qtensor import QTensor, places_bits
 from ptq.solve import Curvature
 
 SHAPES = [(40, 3, 3, 3), (300, 5), (1, 1), (7, 13)]
@@ -75,7 +75,7 @@ def test_few_and_many_rows_with_more_points(more: int) -> None:
     made = ladder((300, 5), "int4")
     rung = (torch.randperm(300, generator=torch.Generator().manual_seed(more)) < more).long() * 2
     weight = made.pick(rung)
-    assert rows_bits(rung.nonzero()[:, 0], 300) == min(16 * more, 300)
+    assert places_bits(rung.nonzero()[:, 0], 300) == min(16 * more, 300)
     assert weight.storage_bits == 4 * 5 * (300 + more) + min(16 * more, 300) + 8 * 300
     assert np.array_equal(rebuilt(weight, (300, 5), 21, fold=True)[0], weight.integers().numpy())
 
