@@ -22,7 +22,7 @@ from ptq.method import Request
 from ptq.qtensor import Term
 from ptq.scales import ScaleGrid
 from ptq.scheme import Scheme
-from ptq.solve import Curvature, Solution, one_term, scale_grid
+from ptq.solve import NEAREST, Curvature, Solution, one_term, scale_grid
 from ptq.solve.search import candidates, limits
 
 EXPANDED: Final = tuple(2.0**-k for k in range(6, -1, -1))
@@ -89,7 +89,7 @@ class Ocs:
         self, weight: Tensor, curvature: Curvature, *, points: int | None = None, least_scale: Tensor | None = None
     ) -> Ladder:
         """Quantize a weight `(groups, rows, in)` with more and more columns split, each into up to `points` copies."""
-        alone = one_term(weight, self.scheme, curvature, feedback=False, most=self._most, least_scale=least_scale)
+        alone = one_term(weight, self.scheme, curvature, NEAREST, most=self._most, least_scale=least_scale)
         most = min(points or self.most_copies, self.most_copies)
         if most < 2:
             return alone
