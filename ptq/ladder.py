@@ -39,10 +39,12 @@ class Ladder:
 
     def row_bits(self, rung: int) -> int:
         """What the values of a row on a rung take; scales, and which rows have more points, are extra."""
-        return sum(term.format.bits for term in self.rungs[rung]) * self.shape[1]
+        return sum(term.format.bits * term.values.shape[1] for term in self.rungs[rung])
 
     def pick(self, rung: Tensor) -> QTensor:
         """The weight with each row on its rung, int64 `(out,)`."""
+        if self.whole:
+            return QTensor(self.rungs[int(rung[0])], self.shape)
         terms = []
         for k in range(max(len(points) for points in self.rungs)):
             formats = dict.fromkeys(points[k].format for points in self.rungs if k < len(points))

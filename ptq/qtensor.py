@@ -40,8 +40,9 @@ class Blocks:
 class Term:
     """Rows `scale[:, None] * values`: values `(rows, in)` are numbers of the format, scales float32 `(rows,)`.
 
-    `rows` are the rows of the tensor it covers, ascending int64; None when it covers all. `zero_point (rows, groups)`,
-    with one group where there are no blocks, holds numbers of the format that are taken off the values.
+    `rows` and `columns` are those of the tensor that it covers, ascending int64; None when it covers all. `zero_point
+    (rows, groups)`, with one group where there are no blocks, holds numbers of the format that are taken off the
+    values. A term of some columns, values `(rows, columns)`, has neither blocks nor zero points.
     """
 
     values: Tensor
@@ -50,6 +51,7 @@ class Term:
     rows: Tensor | None = None
     blocks: Blocks | None = None
     zero_point: Tensor | None = None
+    columns: Tensor | None = None
 
     def __post_init__(self) -> None:
         shapes = [tuple(part.shape) for part in (self.values, self.scale, self.rows) if part is not None]
@@ -59,8 +61,11 @@ class Term:
             )
         if self.scale.dtype != torch.float32:
             raise OptionError(f"the scales of a term are {self.scale.dtype}, they are stored as float32; round them")
-        if self.rows is not None and not bool((self.rows.diff() > 0).all()):
-            raise OptionError("the rows of a term repeat or descend; sort them")
+        for name, covered in (("rows", self.rows), ("columns", self.columns)):
+            if covered is not None and not bool((covered.diff() > 0).all()):
+                raise OptionError(f"the {name} of a term repeat or descend; sort them")
+        if self.columns is not None and not (self.blocks is None and self.zero_point is None):
+            raise OptionError("a term of some columns has blocks or zero points; cover all columns with it")
         wanted = (len(self.values), self.groups)
         factors = None if self.blocks is None else self.blocks.factors
         for name, part in (("factors", factors), ("zero points", self.zero_point)):
@@ -86,7 +91,9 @@ class Term:
         return self.values.numel() * self.format.bits + factors + zeros + table
 
     def describe(self) -> str:
-        """The format and what shares a scale, such as "int4/32"."""
+        """The format and what shares a scale, such as "int4/32"; "int4 of some columns" where it does not cover all."""
+        if self.columns is not None:
+            return f"{self.format.name} of some columns"
         return self.format.name if self.blocks is None else f"{self.format.name}/{self.blocks.size}"
 
     def numbers(self) -> Tensor:
@@ -110,10 +117,9 @@ class QTensor:
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
-        out, columns = self.shape
         for term in self.terms:
-            fits = len(term.values) == out if term.rows is None else bool(((term.rows >= 0) & (term.rows < out)).all())
-            if term.values.shape[1] != columns or not fits:
+            covered = zip(term.values.shape, (term.rows, term.columns), self.shape, strict=True)
+            if not all(_fits(*along) for along in covered):
                 raise OptionError(
                     f"a term {tuple(term.values.shape)} does not fit a tensor {self.shape}; cover its rows"
                 )
@@ -137,9 +143,10 @@ class QTensor:
 
     @property
     def storage_bits(self) -> int:
-        """All that is stored: the terms, the scales of rows, and which rows partial terms cover."""
+        """All that is stored: the terms, the scales of rows, and which rows and columns partial terms cover."""
         values = sum(term.storage_bits for term in self.terms)
-        which = sum(rows_bits(term.rows, self.shape[0]) for term in self.terms if term.rows is not None)
+        covered = (pair for term in self.terms for pair in zip((term.rows, term.columns), self.shape, strict=True))
+        which = sum(places_bits(places, count) for places, count in covered if places is not None)
         scales = [term.scale for term in self.terms] if self.integer_ratios() is None else [self.finest_scale()]
         return values + which + sum(storage_bits(scale) for scale in scales)
 
@@ -152,7 +159,7 @@ class QTensor:
         """The weight, float32 `(out, in)`: summed in float64 and rounded once."""
         total = torch.zeros(self.shape, dtype=torch.float64, device=self._device)
         for term in self.terms:
-            total[_rows(term)] += term.numbers() * term.scale.double()[:, None]
+            total[_rows(term)] += self._numbers(term) * term.scale.double()[:, None]
         return total.float()
 
     def integer_ratios(self) -> tuple[int, ...] | None:
@@ -205,8 +212,16 @@ class QTensor:
         total = torch.zeros(self.shape, dtype=torch.int64, device=self._device)
         for term, ratio in zip(self.terms, ratios, strict=True):
             rows = _rows(term)
-            total[rows] = total[rows] * ratio + (term.numbers() / self.step).long()
+            total[rows] = total[rows] * ratio + (self._numbers(term) / self.step).long()
         return total
+
+    def _numbers(self, term: Term) -> Tensor:
+        """The numbers of a term, zeros in the columns that it does not cover; float64 `(rows, in)`."""
+        if term.columns is None:
+            return term.numbers()
+        wide = torch.zeros(len(term.values), self.shape[1], dtype=torch.float64, device=self._device)
+        wide[:, term.columns] = term.numbers()
+        return wide
 
     @property
     def _device(self) -> torch.device | None:
@@ -227,11 +242,18 @@ def _rows(term: Term) -> Tensor | slice:
     return slice(None) if term.rows is None else term.rows
 
 
-def rows_bits(rows: Tensor, out: int) -> int:
-    """What it takes to say which rows these are: their indices, or a bit for each of the `out` rows."""
-    return min(len(rows) * index_bits(out), out)
+def _fits(length: int, places: Tensor | None, count: int) -> bool:
+    """Whether a term covers rows or columns that a tensor with `count` of them has."""
+    return (
+        length == count if places is None else length == len(places) and bool(((places >= 0) & (places < count)).all())
+    )
 
 
-def index_bits(out: int) -> int:
-    """The width of a row's index, in whole bytes."""
-    return next(bits for bits in (8, 16, 32) if out <= 2**bits or bits == 32)
+def places_bits(places: Tensor, count: int) -> int:
+    """What it takes to say which rows or columns these are: their indices, or a bit for each of all `count`."""
+    return min(len(places) * index_bits(count), count)
+
+
+def index_bits(count: int) -> int:
+    """The width of an index of a row or column, in whole bytes."""
+    return next(bits for bits in (8, 16, 32) if count <= 2**bits or bits == 32)

@@ -134,6 +134,21 @@ def test_terms_of_separate_rows_need_no_ratio() -> None:
     assert tensor.dequantize().tolist() == [[1.0], [1.0], [0.0]]
 
 
+def test_a_term_may_cover_some_columns() -> None:
+    """The second term: 2 x 2 int4, two of three columns as 3 bits; the third of one row and one column."""
+    both, scale = torch.tensor([0, 2]), torch.tensor([0.5, 2.0])
+    first = Term(torch.full((2, 3), 5.0), scale, INT4)
+    second = Term(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), scale, INT4, columns=both)
+    third = Term(torch.full((1, 1), 7.0), scale[1:], INT4, torch.tensor([1]), columns=torch.tensor([2]))
+    tensor = QTensor((first, second, third), (2, 3))
+    assert tensor.integer_ratios() == (1, 1, 1)
+    assert tensor.integers().tolist() == [[6, 5, 7], [8, 5, 16]]
+    assert tensor.dequantize().tolist() == [[3, 2.5, 3.5], [16, 10, 32]]
+    assert tensor.fits_int8
+    assert tensor.storage_bits == 4 * (6 + 4 + 1) + 3 + (2 + 3) + 2 * 8
+    assert list(tensor.mixes) == ["int4+int4 of some columns", "int4+int4 of some columns+int4 of some columns"]
+
+
 def test_terms_must_fit() -> None:
     values, scale = torch.ones(2, 3), torch.ones(2)
     with pytest.raises(OptionError, match=r"of a term are \(2, 3\), \(3,\); give"):
@@ -148,3 +163,10 @@ def test_terms_must_fit() -> None:
         term = Term(values, scale, INT4, None if rows is None else torch.tensor(rows))
         with pytest.raises(OptionError, match="does not fit a tensor"):
             QTensor((term,), shape)
+    for columns in ([0, 1], [0, 1, 4], [-1, 1, 2]):
+        with pytest.raises(OptionError, match="does not fit a tensor"):
+            QTensor((Term(values, scale, INT4, columns=torch.tensor(columns)),), (2, 4))
+    with pytest.raises(OptionError, match="the columns of a term repeat or descend"):
+        Term(values, scale, INT4, columns=torch.tensor([2, 1, 0]))
+    with pytest.raises(OptionError, match="cover all columns"):
+        Term(values, scale, INT4, zero_point=torch.zeros(2, 1), columns=torch.arange(3))

@@ -17,8 +17,9 @@ from ptq.lowering.builder import Builder
 from ptq.lowering.weights import int8_weight
 from ptq.method import Request
 from ptq.methods.multipoint import Multipoint
+from ptq.methods.ocs import Ocs
 from ptq.model.prepare import ir_version
-from ptq.qtensor import QTensor, rows_bits
+from ptq.qtensor import QTensor, Term, places_bits
 from ptq.scheme import Scheme
 from ptq.solve import Curvature
 
@@ -78,7 +79,7 @@ def test_few_and_many_rows_with_more_points(more: int) -> None:
     assert [len(points) for points in made.rungs] == [1, 1, 2, 2]
     rung = 1 + (torch.randperm(300, generator=torch.Generator().manual_seed(more)) < more).long() * 2
     weight = made.pick(rung)
-    assert rows_bits((rung > 1).nonzero()[:, 0], 300) == min(16 * more, 300)
+    assert places_bits((rung > 1).nonzero()[:, 0], 300) == min(16 * more, 300)
     assert weight.storage_bits == 4 * 5 * (300 + more) + min(16 * more, 300) + 8 * 300
     assert np.array_equal(rebuilt(weight, (300, 5), 21, fold=True)[0], weight.integers().numpy())
 
@@ -94,6 +95,33 @@ def test_rows_whose_only_point_is_narrower_are_named_too(more: int) -> None:
     assert weight.storage_bits == 5 * (4 * 300 - more) + named + 8 * 300
     for fold in (False, True):
         assert np.array_equal(rebuilt(weight, (300, 5), 21, fold=fold)[0], weight.integers().numpy())
+
+
+@pytest.mark.parametrize(("base", "opset"), [("int4", 21), ("int3", 21), ("int2", 25)])
+@pytest.mark.parametrize("shape", [*SHAPES, (9, 300)])
+def test_columns_in_several_copies(shape: tuple[int, ...], base: str, opset: int) -> None:
+    """Some columns, as indices or bits, added to all of them; it folds into one int8 weight."""
+    rows = torch.randn(1, shape[0], int(np.prod(shape[1:])), generator=torch.Generator().manual_seed(1))
+    made = Ocs(Scheme(formats.get(base))).ladder(rows, Curvature.unknown(1, rows.shape[-1]))
+    for rung in range(len(made.rungs)):
+        weight = made.pick(made.all_on(rung))
+        integers, scale = rebuilt(weight, shape, opset, fold=True)
+        assert np.array_equal(integers.reshape(shape[0], -1), weight.integers().numpy())
+        assert np.array_equal(scale, weight.finest_scale().numpy())
+
+
+@pytest.mark.parametrize("integer", [False, True])
+def test_rows_of_which_some_columns_have_another_point(*, integer: bool) -> None:
+    """Rows and columns at once, with another scale or the same: in float, and in int8."""
+    generator, fmt = torch.Generator().manual_seed(3), formats.get("int3")
+    values = torch.randint(-3, 4, (20, 6), generator=generator)
+    scale, rows, columns = torch.full((20,), 7.0), torch.tensor([2, 11, 19]), torch.tensor([0, 4])
+    second = Term(values[rows][:, columns].flip(0), scale[rows] / (7 if integer else 2.5), fmt, rows, columns=columns)
+    weight = QTensor((Term(values, scale, fmt), second), (20, 6))
+    integers, scales = rebuilt(weight, (20, 3, 2), 21, fold=True)
+    assert weight.fits_int8 == integer
+    got = integers.reshape(20, 6) * scales[:, None]
+    assert np.abs(got - weight.dequantize().numpy()).max() <= (0 if integer else 0.51 * scales.max())
 
 
 @pytest.mark.parametrize(("spread", "bits"), [(1.0, 8), (4.5, 8), (11.0, 16)])

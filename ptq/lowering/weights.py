@@ -6,6 +6,7 @@ scales of points are summed in float and brought to an int8 grid ("re-gridding")
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,10 @@ from ptq.formats import INT8_MAX
 from ptq.lowering.builder import Builder
 from ptq.lowering.planes import bit_fields, numbers
 from ptq.model.graph import Model
-from ptq.qtensor import QTensor, Term, index_bits, rows_bits
+from ptq.qtensor import QTensor, Term, index_bits, places_bits
 from ptq.scales import LOGARITHMIC, Coded, coded, fits_bfloat16, is_shared
 
-_STORED = ("plane", "rows", "scale", "zero")
+_STORED = ("plane", "rows", "columns", "scale", "zero")
 """What the names of initializers that hold a weight begin with; the others say how to put it together."""
 
 
@@ -42,9 +43,9 @@ def int8_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8
     total: ir.Value | None = None
     for number, (term, ratio) in enumerate(zip(weight.terms, ratios, strict=True), 1):
         plane = plane_of(builder, term, shape, number, integer=True)
-        rows = None if term.rows is None else _rows(builder, term.rows, shape[0], number)
+        rows = None if term.rows is None else _places(builder, term.rows, shape[0], f"rows{number}")
         if total is None and rows is not None:
-            total = _zeros(builder, shape, np.int8)
+            total = _zeros(builder, shape, "zeros", integer=True)
         total = plane if total is None else _horner(builder, total, plane, rows, ratio, number)
     if total is None:
         raise AssertionError
@@ -72,9 +73,12 @@ def regrid(weight: QTensor) -> tuple[Tensor, Tensor]:
 def plane_of(builder: Builder, term: Term, shape: Sequence[int], number: int, *, integer: bool) -> ir.Value:
     """A term without the scales of its rows, `(rows, …)`: int8 multiples of its step, or float32."""
     values = term.values.numpy()
-    if term.blocks is None and term.zero_point is None:
+    if term.columns is not None:
+        total = _spread(builder, term, math.prod(shape[1:]), number, integer=integer)
+    elif term.blocks is None and term.zero_point is None:
         return numbers(builder, values.reshape(-1, *shape[1:]), term.format, f"plane{number}", integer=integer)
-    total = centred(builder, term, number, integer=integer)
+    else:
+        total = centred(builder, term, number, integer=integer)
     if term.blocks is not None:
         factors = group_factors(builder, term, number, integer=integer)
         total = builder.call("Mul", total, wide(builder, factors, term, f"factors{number}"), name=f"scaled{number}")
@@ -116,34 +120,46 @@ def _horner(
     """`total * ratio + plane` in int8, for some rows or for all."""
     if rows is not None and ratio == 1:  # the first point of these rows
         return builder.call("ScatterND", total, rows, plane, name=f"sum{number}", reduction="add")
+    before = total if rows is None else builder.call("GatherND", total, rows, name=f"pick{number}")
     step = builder.shared(f"ratio.{ratio}", np.array(ratio, np.int8))
+    shifted = before if ratio == 1 else builder.call("Mul", before, step, name=f"shift{number}")
     if rows is None:
-        return builder.call("Add", builder.call("Mul", total, step, name=f"shift{number}"), plane, name=f"sum{number}")
-    picked = builder.call("GatherND", total, rows, name=f"pick{number}")
-    shifted = builder.call("Mul", picked, step, name=f"shift{number}")
+        return builder.call("Add", shifted, plane, name=f"sum{number}")
     added = builder.call("Add", shifted, plane, name=f"add{number}")
     return builder.call("ScatterND", total, rows, added, name=f"sum{number}")
 
 
-def _zeros(builder: Builder, shape: Sequence[int], dtype: type[np.generic]) -> ir.Value:
-    """What points of some rows are added to where no point is of all rows."""
-    zero = builder.shared(f"zero.{np.dtype(dtype).name}", np.zeros((), dtype))
-    return builder.call("Expand", zero, builder.constant("shape.whole", np.array(shape)), name="zeros")
+def _zeros(builder: Builder, shape: Sequence[int], name: str, *, integer: bool) -> ir.Value:
+    """Zeros that numbers of some rows or columns are put into."""
+    zero = builder.shared("zero.int8" if integer else "zero.float", np.zeros(1, np.int8 if integer else np.float32))
+    whole = builder.shared(f"shape.{'.'.join(map(str, shape))}", np.array(shape))
+    return builder.call("Expand", zero, whole, name=name)
 
 
-def _rows(builder: Builder, rows: Tensor, out: int, number: int) -> ir.Value:
-    """Row indices `(rows, 1)` as int64, stored as such or as a bit for each of the `out` rows, whichever is less.
+def _places(builder: Builder, places: Tensor, count: int, name: str) -> ir.Value:
+    """Indices of rows or columns `(places, 1)` as int64, stored as such or as a bit for each of all `count`.
 
-    The rows of set bits are the first of TopK, in order; NonZero and Compress do not fold.
+    What is less is stored. The indices of set bits are the first of TopK, in order; NonZero and Compress do not fold.
     """
-    if rows_bits(rows, out) < len(rows) * index_bits(out):
-        chosen = np.zeros((out, 1), np.uint8)
-        chosen[rows.numpy()] = 1
-        bits = builder.cast(bit_fields(builder, chosen, f"rows{number}.bits"), ir.DataType.INT32, f"chosen{number}")
-        count = builder.constant(f"count{number}", np.array([len(rows)]))
-        return builder.node("TopK", bits, count, name=f"indices{number}", outputs=2, axis=0).outputs[1]
-    stored = builder.constant(f"rows{number}", rows.numpy().astype(f"u{index_bits(out) // 8}")[:, None])
-    return builder.cast(stored, ir.DataType.INT64, f"index{number}")
+    if places_bits(places, count) < len(places) * index_bits(count):
+        chosen = np.zeros((count, 1), np.uint8)
+        chosen[places.numpy()] = 1
+        bits = builder.cast(bit_fields(builder, chosen, f"{name}.bits"), ir.DataType.INT32, f"{name}.chosen")
+        most = builder.shared(f"count.{len(places)}", np.array([len(places)]))
+        return builder.node("TopK", bits, most, name=f"{name}.indices", outputs=2, axis=0).outputs[1]
+    stored = builder.constant(name, places.numpy().astype(f"u{index_bits(count) // 8}")[:, None])
+    return builder.cast(stored, ir.DataType.INT64, f"{name}.index")
+
+
+def _spread(builder: Builder, term: Term, columns: int, number: int, *, integer: bool) -> ir.Value:
+    """The values of a term of some columns as `(rows, in)`, zeros in the others; stored by column, as rows scatter."""
+    if term.columns is None:
+        raise AssertionError
+    plane = numbers(builder, term.values.numpy().T, term.format, f"plane{number}", integer=integer)
+    places = _places(builder, term.columns, columns, f"columns{number}")
+    empty = _zeros(builder, (columns, len(term.values)), f"empty{number}", integer=integer)
+    turned = builder.call("ScatterND", empty, places, plane, name=f"columns{number}.spread")
+    return builder.call("Transpose", turned, name=f"spread{number}", perm=[1, 0])
 
 
 def _regridded(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8Weight:
@@ -165,8 +181,8 @@ def _summed(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value
         if term.rows is None:
             total = part if total is None else builder.call("Add", total, part, name=f"sum{number}")
         else:
-            total = _zeros(builder, shape, np.float32) if total is None else total
-            rows = _rows(builder, term.rows, shape[0], number)
+            total = _zeros(builder, shape, "zeros", integer=False) if total is None else total
+            rows = _places(builder, term.rows, shape[0], f"rows{number}")
             total = builder.call("ScatterND", total, rows, part, name=f"sum{number}", reduction="add")
     if total is None:
         raise AssertionError
