@@ -50,10 +50,10 @@ def systems(base: str, **options: Any) -> dict[str, int]:
     ("name", "limits"), [("int4", [7, 112]), ("int3", [3, 24]), ("int2", [1, 4, 13, 40, 121]), ("int8", [127])]
 )
 def test_limits_of_the_base_formats(name: str, limits: list[int]) -> None:
-    base = Multipoint(formats.get(name))
+    base = Multipoint(Scheme(formats.get(name)))
     assert [radix.limit for radix in base.sums().values()] == limits
     assert base.most_points == len(limits)
-    assert Multipoint(formats.get(name), last=formats.get("int2")).most_points == len(limits)
+    assert Multipoint(Scheme(formats.get(name)), last=formats.get("int2")).most_points == len(limits)
 
 
 def test_a_narrower_last_point_gives_sizes_in_between() -> None:
@@ -81,7 +81,7 @@ def test_portable_weights_stay_below_64(name: str) -> None:
 @pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("name", FORMATS)
 def test_digits_give_every_integer_back(name: str, *, portable: bool) -> None:
-    method = Multipoint(formats.get(name), portable=portable, last=formats.get("int2"))
+    method = Multipoint(Scheme(formats.get(name)), portable=portable, last=formats.get("int2"))
     for sums, radix in method.sums().items():
         integers = torch.arange(-radix.limit, radix.limit + 1).float()
         planes = radix.split(integers)
@@ -92,7 +92,7 @@ def test_digits_give_every_integer_back(name: str, *, portable: bool) -> None:
 
 def test_digits_refuse_what_does_not_fit() -> None:
     with pytest.raises(OptionError, match="add points"):
-        Radix.of([7, 7]).split(torch.tensor([113.0]))
+        Radix.of([formats.get("int4")] * 2).split(torch.tensor([113.0]))
 
 
 @pytest.mark.parametrize(("limit", "least", "most"), [(112, 40.9, 41.9), (127, 41.9, 42.9)])
@@ -169,7 +169,7 @@ def awkward() -> dict[str, tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_awkward_weights_and_inputs(case: str, name: str) -> None:
     weight, x = awkward()[case]
-    ladder = Multipoint(formats.get(name), last=formats.get("int2")).ladder(weight, curvature(x))
+    ladder = Multipoint(Scheme(formats.get(name)), last=formats.get("int2")).ladder(weight, curvature(x))
     assert ladder.error.isfinite().all()
     for rung in (*(ladder.all_on(n) for n in range(len(ladder.rungs))), torch.arange(6) % len(ladder.rungs)):
         made = ladder.pick(rung)

@@ -22,7 +22,7 @@ def radix_tensor(seed: int, shape: tuple[int, int], fmt: formats.Format, most: i
     """A tensor of 1 to `most` points per row, its integers and its scales."""
     generator = torch.Generator().manual_seed(seed)
     points = torch.randint(1, most + 1, (shape[0],), generator=generator)
-    systems = [Radix.of([int(fmt.max)] * int(n)) for n in points]
+    systems = [Radix.of([fmt] * int(n)) for n in points]
     limits = torch.tensor([system.limit for system in systems])
     integers = (torch.rand(shape, generator=generator) * (2 * limits + 1)[:, None]).floor() - limits[:, None]
     scale = (torch.rand(shape[0], generator=generator) + 0.01).bfloat16().float()
@@ -80,7 +80,7 @@ def test_free_scales_are_all_stored(stored: torch.dtype, bits: int) -> None:
 
 @pytest.mark.parametrize(("out", "bits"), [(256, 8), (257, 16), (65536, 16), (65537, 32)])
 def test_indices_are_as_wide_as_the_rows_need(out: int, bits: int) -> None:
-    first = Term(torch.ones(out, 1), torch.full((out,), 3.0), INT2)
+    first = Term(torch.ones(out, 1), torch.full((out,), 3.0).index_fill(0, torch.tensor(0), 6.0), INT2)
     second = Term(torch.ones(1, 1), torch.ones(1), INT2, torch.tensor([out - 1]))
     assert QTensor((first, second), (out, 1)).storage_bits == 2 * (out + 1) + bits + 16 * out
 

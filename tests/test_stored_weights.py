@@ -137,7 +137,7 @@ def test_rows_that_training_left_for_dead_do_not_cost_the_others_their_precision
     made = ladder((64, 12), "int4", spread=0.0)
     with_dead = torch.randn(1, 64, 12, generator=torch.Generator().manual_seed(1))
     with_dead[0, 5] *= 2.0**-30
-    method = Multipoint(formats.get("int4"), rounding="nearest")
+    method = Multipoint(Scheme(formats.get("int4")), rounding="nearest")
     weight = method.ladder(with_dead, Curvature.unknown(1, 12)).pick(made.all_on(0))
     assert scales.storage_bits(weight.finest_scale()) == 64 * 8
     assert weight.dequantize()[5].abs().max() <= with_dead[0, 5].abs().max() + weight.finest_scale().min()

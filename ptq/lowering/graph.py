@@ -72,7 +72,7 @@ def _forget_origin(graph: ir.Graph) -> None:
 def _raise_opset(model: ir.Model, sites: Mapping[str, SiteLowering]) -> None:
     """The opset that the base formats need; operators of the prepared graph mean the same from 21 to 25."""
     weights = [how.weight for how in sites.values() if how.weight is not None]
-    narrow = any(weight.terms[0].format.bits < 4 for weight in weights)
+    narrow = any(max(term.format.bits for term in weight.terms) < 4 for weight in weights)
     opset = max(model.opset_imports[""], 25 if narrow else TARGET_OPSET)
     model.opset_imports[""] = opset
     model.ir_version = ir_version(opset)
