@@ -81,7 +81,7 @@ def _summed(builder: Builder, weight: QTensor) -> BlockWeight:
         return BlockWeight(image, Rows(found.integers, found.scale))
     term = next(term for term in weight.terms if term.blocks is not None)
     rows = column(builder, found.scale, 2, "scale.column")
-    scale = builder.call("Mul", found.factors, rows, name="scale.all")
+    scale = builder.call("Mul", found.factors, rows, name="scale.blocks")
     if term.groups == 1:
         scale = builder.call("Reshape", scale, builder.shared("flat", np.array([-1])), name="scale.flat")
     return BlockWeight(_image(builder, term, turned, scale, None), Rows(found.integers, scale, term.groups > 1))
