@@ -11,6 +11,7 @@ import onnx_ir.passes.common as passes
 from ptq.lowering import hard_swish, residual, rounded
 from ptq.lowering.activations import find_activations
 from ptq.lowering.execution import Execution
+from ptq.lowering.names import shorten
 from ptq.lowering.quantizers import Quantizers
 from ptq.lowering.sites import Inputs, SiteLowering, lower_site
 from ptq.model.graph import Model
@@ -52,6 +53,7 @@ def lower(
     passes.RemoveUnusedNodesPass()(copy)
     _forget_origin(graph)
     _drop_unused(graph)
+    shorten(graph)
     return Model(copy)
 
 
