@@ -10,7 +10,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from ptq.lowering.builder import Builder
-from ptq.lowering.planes import bit_fields, numbers
+from ptq.lowering.planes import bit_column, numbers, stored_shape
 from ptq.qtensor import QTensor, Term, index_bits, places_bits
 from ptq.scales import LOGARITHMIC, Coded, coded, fits_bfloat16, is_shared
 
@@ -31,7 +31,7 @@ def shaped(builder: Builder, total: ir.Value, shape: Sequence[int], name: str) -
     """Rows `(rows, in)` in the shape that they have in the graph."""
     if len(shape) == 2:
         return total
-    return builder.call("Reshape", total, builder.constant(f"shape{name}", np.array(shape)), name=f"point{name}")
+    return builder.call("Reshape", total, stored_shape(builder, shape), name=f"point{name}")
 
 
 def centred(builder: Builder, term: Term, number: int, *, integer: bool) -> ir.Value:
@@ -68,9 +68,9 @@ def places(builder: Builder, places: Tensor, count: int, name: str) -> ir.Value:
     What is less is stored. The indices of set bits are the first of TopK, in order; NonZero and Compress do not fold.
     """
     if places_bits(places, count) < len(places) * index_bits(count):
-        chosen = np.zeros((count, 1), np.uint8)
+        chosen = np.zeros(count, np.uint8)
         chosen[places.numpy()] = 1
-        bits = builder.cast(bit_fields(builder, chosen, f"{name}.bits"), ir.DataType.INT32, f"{name}.chosen")
+        bits = bit_column(builder, chosen, f"{name}.bits")
         most = builder.shared(f"count.{len(places)}", np.array([len(places)]))
         return builder.node("TopK", bits, most, name=f"{name}.indices", outputs=2, axis=0).outputs[1]
     stored = builder.constant(name, places.numpy().astype(f"u{index_bits(count) // 8}")[:, None])
@@ -91,8 +91,7 @@ def _spread(builder: Builder, term: Term, columns: int, number: int, *, integer:
 def zeros(builder: Builder, shape: Sequence[int], name: str, *, integer: bool) -> ir.Value:
     """Zeros that numbers of some rows or columns are put into."""
     zero = builder.shared("zero.int8" if integer else "zero.float", np.zeros(1, np.int8 if integer else np.float32))
-    whole = builder.shared(f"shape.{'.'.join(map(str, shape))}", np.array(shape))
-    return builder.call("Expand", zero, whole, name=name)
+    return builder.call("Expand", zero, stored_shape(builder, shape), name=name)
 
 
 def column(builder: Builder, scale: ir.Value, rank: int, name: str) -> ir.Value:

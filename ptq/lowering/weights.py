@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ptq.formats import INT8_MAX
 from ptq.lowering.builder import Builder
+from ptq.lowering.planes import stored_shape
 from ptq.lowering.terms import column, group_factors, places, plane_of, shaped, stored_scale, wide, zeros
 from ptq.model.graph import Model
 from ptq.qtensor import QTensor
@@ -107,8 +108,7 @@ def _factors(builder: Builder, weight: QTensor, covered: Sequence[ir.Value | Non
             part = group_factors(builder, term, number, integer=integer)
         else:
             one = builder.shared("one.int8" if integer else "one.float", np.ones(1, np.int8 if integer else np.float32))
-            whole = builder.constant(f"shape{number}.groups", np.array([len(term.values), groups]))
-            part = builder.call("Expand", one, whole, name=f"ones{number}")
+            part = builder.call("Expand", one, stored_shape(builder, (len(term.values), groups)), name=f"ones{number}")
         total = _put(builder, total, part, rows, (weight.shape[0], groups), f"factors{number}", integer=integer)
     return _given(total)
 
