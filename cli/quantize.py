@@ -20,7 +20,12 @@ _Command = Callable[..., Any]
 
 _RECIPE = (
     click.option("--step", "steps", multiple=True, metavar="NAME", help="Done besides, in order; may be repeated."),
-    click.option("--method", default="multipoint", show_default=True, help="multipoint, adaround, gptq, gpfq, rtn."),
+    click.option(
+        "--method",
+        default="multipoint",
+        show_default=True,
+        help="multipoint, mixed, adaround, gptq, gpfq, hqq, ocs, rtn.",
+    ),
     click.option("--weights", default="int4", show_default=True, help="A format; `ptq formats` lists them."),
     click.option("--group", help="What shares a scale: channel, tensor, or 16 to 256 weights  [default: channel]."),
     click.option("--bits", type=float, help="Average bits per weight  [default: 0.4 above the base format]."),

@@ -39,7 +39,7 @@ def by_tolerance(ladders: Mapping[str, Ladder], tolerance: float, *, per_layer: 
 
 def _enough(ladder: Ladder, tolerance: float, *, per_layer: bool) -> Tensor:
     error, power = ladder.error, ladder.power
-    if per_layer:
+    if per_layer or ladder.whole:
         error, power = error.sum(1, keepdim=True).expand_as(error), power.sum().expand_as(power)
     above = error > tolerance * power
     return above.cumprod(0).sum(0).clamp_max(len(ladder.rungs) - 1)
@@ -50,8 +50,8 @@ def by_bits(
 ) -> tuple[Rungs, float]:
     """The best rungs with at most `bits` per weight on average, and what they come to.
 
-    `effects` is the error at the network's output when a site alone is on its lowest rung; a row's part in it is its
-    part in the output error of the site.
+    `effects` is the error at the network's output when a site alone is on its base rung; a row's part in it is its part
+    in the output error of the site, and on other rungs it is as the ladder's errors are.
 
     Raises:
         OptionError: the lowest rung everywhere already takes more.
@@ -106,9 +106,9 @@ def _stored(ladders: Mapping[str, Ladder], rungs: Rungs) -> int:
 def _steps(name: str, ladder: Ladder, effect: float, per_layer: bool) -> list[_Step]:  # noqa: FBT001
     """All steps of a site worth taking: those along the convex hull of error over bits, so that merits fall."""
     error = ladder.error.double().numpy()
-    share = error / max(error[0].sum(), np.finfo(np.float64).tiny) * effect
+    share = error / max(error[ladder.base].sum(), np.finfo(np.float64).tiny) * effect
     rows = ladder.shape[0]
-    blocks = [slice(0, rows)] if per_layer else [slice(row, row + 1) for row in range(rows)]
+    blocks = [slice(0, rows)] if per_layer or ladder.whole else [slice(row, row + 1) for row in range(rows)]
     costs = [ladder.row_bits(rung) for rung in range(len(ladder.rungs))]
     steps = []
     for block in blocks:

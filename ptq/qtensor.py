@@ -7,116 +7,40 @@ of one integer apart, the sum is itself one scale times one integer per weight, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ptq.errors import OptionError
-from ptq.formats import INT8_MAX, Format
+from ptq.formats import INT8_MAX
 from ptq.scales import storage_bits
+from ptq.term import Blocks, Kind, Term
+
+__all__ = ["Blocks", "Kind", "QTensor", "Term", "index_bits", "places_bits"]
 
 _EXACT = 2.0**53
 """Up to here float64 holds every integer, and int64 does."""
 
-_TABLE_BITS = 32
-"""Of each number in a table that is stored with a tensor."""
-
-
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """Groups of `size` weights along a row whose scale is the row's times a factor.
-
-    `factors (rows, groups)` are numbers of the format; the last group of a row may be shorter.
-    """
-
-    size: int
-    factors: Tensor
-    format: Format
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """Rows `scale[:, None] * values`: values `(rows, in)` are numbers of the format, scales float32 `(rows,)`.
-
-    `rows` are the rows of the tensor it covers, ascending int64; None when it covers all. `zero_point (rows, groups)`,
-    with one group where there are no blocks, holds numbers of the format that are taken off the values.
-    """
-
-    values: Tensor
-    scale: Tensor
-    format: Format
-    rows: Tensor | None = None
-    blocks: Blocks | None = None
-    zero_point: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        shapes = [tuple(part.shape) for part in (self.values, self.scale, self.rows) if part is not None]
-        if self.values.ndim != 2 or any(shape != shapes[0][:1] for shape in shapes[1:]):
-            raise OptionError(
-                f"values, scales (and rows) of a term are {', '.join(map(str, shapes))}; give (rows, in) and (rows,)"
-            )
-        if self.scale.dtype != torch.float32:
-            raise OptionError(f"the scales of a term are {self.scale.dtype}, they are stored as float32; round them")
-        if self.rows is not None and not bool((self.rows.diff() > 0).all()):
-            raise OptionError("the rows of a term repeat or descend; sort them")
-        wanted = (len(self.values), self.groups)
-        factors = None if self.blocks is None else self.blocks.factors
-        for name, part in (("factors", factors), ("zero points", self.zero_point)):
-            if part is not None and tuple(part.shape) != wanted:
-                raise OptionError(f"the {name} of a term are {tuple(part.shape)}; give (rows, groups), {wanted}")
-
-    @property
-    def groups(self) -> int:
-        """How many groups a row has."""
-        return 1 if self.blocks is None else -(-self.values.shape[1] // self.blocks.size)
-
-    @property
-    def step(self) -> float:
-        """What all `numbers` are multiples of."""
-        return self.format.step * (1.0 if self.blocks is None else self.blocks.format.step)
-
-    @property
-    def storage_bits(self) -> int:
-        """Values, factors and zero points at the width of their format; and its table, where no other tensor has it."""
-        factors = 0 if self.blocks is None else self.blocks.factors.numel() * self.blocks.format.bits
-        zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.format.bits
-        table = _TABLE_BITS << self.format.bits if self.format.own else 0
-        return self.values.numel() * self.format.bits + factors + zeros + table
-
-    def describe(self) -> str:
-        """The format and what shares a scale, such as "int4/32"."""
-        return self.format.name if self.blocks is None else f"{self.format.name}/{self.blocks.size}"
-
-    def numbers(self) -> Tensor:
-        """What the scale of a row multiplies: values less zero point, times the factors of groups; float64."""
-        numbers = self.values.double()
-        if self.zero_point is not None:
-            numbers = numbers - self.wide(self.zero_point).double()
-        return numbers if self.blocks is None else numbers * self.wide(self.blocks.factors).double()
-
-    def wide(self, groups: Tensor) -> Tensor:
-        """What belongs to groups `(rows, groups)` by column, `(rows, in)`."""
-        columns = self.values.shape[1]
-        return groups.repeat_interleave(columns if self.blocks is None else self.blocks.size, 1)[:, :columns]
-
 
 @dataclass(frozen=True, eq=False)
 class QTensor:
-    """A weight `(out, in)` as a sum of terms, the coarsest first."""
+    """A weight `(out, in)` as a sum of terms, the coarsest first; the points of a row have one factor a group."""
 
     terms: tuple[Term, ...]
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
-        out, columns = self.shape
         for term in self.terms:
-            fits = len(term.values) == out if term.rows is None else bool(((term.rows >= 0) & (term.rows < out)).all())
-            if term.values.shape[1] != columns or not fits:
+            covered = zip(term.values.shape, (term.rows, term.columns), self.shape, strict=True)
+            if not all(_fits(*along) for along in covered):
                 raise OptionError(
                     f"a term {tuple(term.values.shape)} does not fit a tensor {self.shape}; cover its rows"
                 )
+        factors = self.factors
+        if factors is not None and any(bool((factors[_rows(term)] != _factors(term)).any()) for term in self.terms):
+            raise OptionError("the points of a row have other factors of groups; give all points of a row the same")
 
     @property
     def points(self) -> Tensor:
@@ -136,12 +60,57 @@ class QTensor:
         return dict(Counter(names))
 
     @property
+    def opening(self) -> tuple[bool, ...]:
+        """Which terms begin rows: the factors of groups are stored with those."""
+        begun, opening = torch.zeros(self.shape[0], dtype=torch.bool, device=self._device), []
+        for term in self.terms:
+            opening.append(not bool(begun[_rows(term)].all()))
+            begun[_rows(term)] = True
+        return tuple(opening)
+
+    @property
+    def factors(self) -> Tensor | None:
+        """The factors of the groups of each row, float64 `(out, groups)`, 1 in rows without; None where no row has any.
+
+        Raises:
+            OptionError: the terms have groups of several sizes.
+
+        """
+        blocks = [term.blocks for term in self.terms if term.blocks is not None]
+        if not blocks:
+            return None
+        if len({each.size for each in blocks}) > 1:
+            raise OptionError("terms have groups of several sizes; give all the same")
+        held = torch.ones(self.shape[0], blocks[0].factors.shape[1], dtype=torch.float64, device=self._device)
+        for term in self.terms:
+            held[_rows(term)] = _factors(term)
+        return held
+
+    @property
+    def value_bits(self) -> int:
+        """What the terms take, and the factors of groups, which the points of a row have in common."""
+        begun = (term.blocks for term, opens in zip(self.terms, self.opening, strict=True) if opens and term.blocks)
+        return sum(term.storage_bits for term in self.terms) + sum(b.factors.numel() * b.format.bits for b in begun)
+
+    @property
+    def scales(self) -> tuple[Tensor, ...]:
+        """What is stored of the scales: the finest of each row, or those of each term.
+
+        That is where there is no integer ratio, and where each term has one scale for all its rows.
+        """
+        own = tuple(term.scale for term in self.terms)
+        if self.integer_ratios() is None:
+            return own
+        finest = (self.finest_scale(),)
+        alike = all(bool((scale == scale[:1]).all()) for scale in own)
+        return min(finest, own, key=lambda each: sum(map(storage_bits, each))) if alike else finest
+
+    @property
     def storage_bits(self) -> int:
-        """All that is stored: the terms, the scales of rows, and which rows partial terms cover."""
-        values = sum(term.storage_bits for term in self.terms)
-        which = sum(rows_bits(term.rows, self.shape[0]) for term in self.terms if term.rows is not None)
-        scales = [term.scale for term in self.terms] if self.integer_ratios() is None else [self.finest_scale()]
-        return values + which + sum(storage_bits(scale) for scale in scales)
+        """All that is stored: the terms, the scales of rows, and which rows and columns partial terms cover."""
+        covered = (pair for term in self.terms for pair in zip((term.rows, term.columns), self.shape, strict=True))
+        which = sum(places_bits(places, count) for places, count in covered if places is not None)
+        return self.value_bits + which + sum(map(storage_bits, self.scales))
 
     @property
     def bits_per_weight(self) -> float:
@@ -152,7 +121,7 @@ class QTensor:
         """The weight, float32 `(out, in)`: summed in float64 and rounded once."""
         total = torch.zeros(self.shape, dtype=torch.float64, device=self._device)
         for term in self.terms:
-            total[_rows(term)] += term.numbers() * term.scale.double()[:, None]
+            total[_rows(term)] += self._wide(term, term.numbers()) * term.scale.double()[:, None]
         return total.float()
 
     def integer_ratios(self) -> tuple[int, ...] | None:
@@ -173,12 +142,20 @@ class QTensor:
     @property
     def fits_int8(self) -> bool:
         """Whether every row is one scale times `step` times integers that an int8 holds."""
+        return self._fit_int8(Term.numbers, self.step)
+
+    @property
+    def digits_fit_int8(self) -> bool:
+        """The same before the factors of groups are multiplied in."""
+        return self._fit_int8(Term.centred, min((term.format.step for term in self.terms), default=1.0))
+
+    def _fit_int8(self, numbers: Callable[[Term], Tensor], step: float) -> bool:
         if self.integer_ratios() is None:
             return False
-        counts = [term.numbers() / self.step for term in self.terms]
+        counts = [numbers(term) / step for term in self.terms]
         if any(bool(((count != count.round()) | (count.abs() > _EXACT)).any()) for count in counts):
             return False
-        return bool((self.integers().abs() <= INT8_MAX).all())
+        return bool((self._summed(numbers, step).abs() <= INT8_MAX).all())
 
     def finest_scale(self) -> Tensor:
         """The scale of the last point of each row, `(out,)`; what `integers` are multiplied by."""
@@ -199,14 +176,25 @@ class QTensor:
             OptionError: the scales have no integer ratio.
 
         """
+        return self._summed(Term.numbers, self.step)
+
+    def _summed(self, numbers: Callable[[Term], Tensor], step: float) -> Tensor:
         ratios = self.integer_ratios()
         if ratios is None:
             raise OptionError("the scales of the points have no integer ratio; use radix points, or dequantize")
         total = torch.zeros(self.shape, dtype=torch.int64, device=self._device)
         for term, ratio in zip(self.terms, ratios, strict=True):
             rows = _rows(term)
-            total[rows] = total[rows] * ratio + (term.numbers() / self.step).long()
+            total[rows] = total[rows] * ratio + (self._wide(term, numbers(term)) / step).long()
         return total
+
+    def _wide(self, term: Term, numbers: Tensor) -> Tensor:
+        """The numbers of a term, zeros in the columns that it does not cover; float64 `(rows, in)`."""
+        if term.columns is None:
+            return numbers
+        wide = torch.zeros(len(term.values), self.shape[1], dtype=torch.float64, device=self._device)
+        wide[:, term.columns] = numbers
+        return wide
 
     @property
     def _device(self) -> torch.device | None:
@@ -227,11 +215,22 @@ def _rows(term: Term) -> Tensor | slice:
     return slice(None) if term.rows is None else term.rows
 
 
-def rows_bits(rows: Tensor, out: int) -> int:
-    """What it takes to say which rows these are: their indices, or a bit for each of the `out` rows."""
-    return min(len(rows) * index_bits(out), out)
+def _factors(term: Term) -> Tensor | float:
+    return 1.0 if term.blocks is None else term.blocks.factors.double()
 
 
-def index_bits(out: int) -> int:
-    """The width of a row's index, in whole bytes."""
-    return next(bits for bits in (8, 16, 32) if out <= 2**bits or bits == 32)
+def _fits(length: int, places: Tensor | None, count: int) -> bool:
+    """Whether a term covers rows or columns that a tensor with `count` of them has."""
+    return (
+        length == count if places is None else length == len(places) and bool(((places >= 0) & (places < count)).all())
+    )
+
+
+def places_bits(places: Tensor, count: int) -> int:
+    """What it takes to say which rows or columns these are: their indices, or a bit for each of all `count`."""
+    return min(len(places) * index_bits(count), count)
+
+
+def index_bits(count: int) -> int:
+    """The width of an index of a row or column, in whole bytes."""
+    return next(bits for bits in (8, 16, 32) if count <= 2**bits or bits == 32)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ptq import formats
 from ptq.formats import Format
+from ptq.formats.integer import Integers
 from ptq.rounding import round_to
 
 LOGARITHMIC = formats.get("ulog8")
@@ -84,6 +85,11 @@ class ScaleGrid:
     def exact(cls, least: Tensor | None = None) -> ScaleGrid:
         """Scales as they are, in float32."""
         return cls(1.0, least, None)
+
+    @classmethod
+    def of_one(cls, scale: Tensor) -> ScaleGrid:
+        """The grid of one scale, a tensor without axes."""
+        return cls(scale, None, Integers.between(1, 1))
 
     def snap(self, scale: Tensor) -> Tensor:
         """The nearest scales of the grid; positive, also where none were given."""

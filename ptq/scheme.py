@@ -11,7 +11,7 @@ from ptq import formats, registry
 from ptq.errors import OptionError
 from ptq.fitted import FITTED
 from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
-from ptq.formats.integer import IntFormat
+from ptq.formats.integer import Integers, IntFormat
 from ptq.formats.minifloat import FLOAT16
 
 GROUPS: Final = (16, 32, 64, 128, 256)
@@ -44,7 +44,12 @@ class Scheme:
     @property
     def symmetric(self) -> bool:
         """Whether there is no zero point: integers without negative numbers need one."""
-        return self.format.min < 0 or not isinstance(self.format, IntFormat)
+        return self.format.min < 0 or not isinstance(self.format, (IntFormat, Integers))
+
+    @property
+    def integral(self) -> bool:
+        """Whether the factors of groups are whole."""
+        return self.factors in _STEPS
 
     @property
     def limit(self) -> float:
@@ -56,7 +61,7 @@ class Scheme:
         """Whether a row is one scale times integers that an int8 holds, so that int8 kernels compute with it."""
         most = 1.0
         if self.factors is not None:
-            if self.factors not in _STEPS:
+            if not self.integral:
                 return False
             most = self.factors.max
         return self.limit * most <= INT8_MAX
@@ -80,6 +85,14 @@ class Scheme:
     def short(self, columns: int) -> str:
         """The format and how many of so many columns share a scale, such as "int4/32"."""
         return f"{self.format.name}/{min(self.group, columns)}" if self.group else self.format.name
+
+    def on(self, numbers: Format, most: int) -> Scheme:
+        """The same with other numbers; whole factors are as many as keep these up to `most` steps, none if none do."""
+        found = replace(self, format=numbers)
+        if not self.integral:
+            return found
+        steps = whole_factors(found.limit, most)
+        return replace(found, factors=steps) if steps else replace(found, factors=None, group=None)
 
     def describe(self) -> str:
         """In a few words, such as "int4 in groups of 32"."""
@@ -142,11 +155,15 @@ def parse(weights: str, group: str | None = None, *, integer: bool = False, port
 def _grouped(scheme: Scheme, group: int, *, integer: bool, most: int) -> Scheme:
     if not integer:
         return replace(scheme, group=group, factors=formats.get("ulog8") if scheme.symmetric else FLOAT16)
-    fitting = (steps for steps in _STEPS if scheme.limit * steps.max <= most)
-    steps = next(fitting, None)
+    steps = whole_factors(scheme.limit, most)
     if steps is None:
         raise OptionError(
             f"groups of {scheme.format.name} do not fit int8 kernels, which take integers up to {most}, "
             f"the factors of the groups included; use --activations none, or leave out --group"
         )
     return replace(scheme, group=group, factors=steps)
+
+
+def whole_factors(limit: float, most: int) -> Format | None:
+    """The most factors for groups of numbers up to `limit` that stay within `most`; None if there are none."""
+    return next((steps for steps in _STEPS if limit * steps.max <= most), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,12 +12,13 @@ from ptq import allocation, formats
 from ptq.errors import OptionError
 from ptq.ladder import Ladder
 from ptq.methods.multipoint import Multipoint
+from ptq.scheme import Scheme
 from ptq.solve import Curvature
 
 
 def ladder(rows: int, columns: int, *, seed: int = 0, scale: Tensor | float = 1.0, base: str = "int4") -> Ladder:
     weight = torch.randn(1, rows, columns, generator=torch.Generator().manual_seed(seed)) * scale
-    return Multipoint(formats.get(base), rounding="nearest").ladder(weight, Curvature.unknown(1, columns))
+    return Multipoint(Scheme(formats.get(base)), rounding="nearest").ladder(weight, Curvature.unknown(1, columns))
 
 
 def stored(ladders: dict[str, Ladder], rungs: dict[str, Tensor]) -> float:
@@ -55,8 +58,16 @@ def test_per_layer_moves_layers_whole() -> None:
     assert len({int(each[0]) for each in rungs.values()}) == 2
 
 
+def test_a_whole_ladder_moves_whole_whatever_is_asked() -> None:
+    ladders = {name: replace(ladder(16, 64, seed=k), whole=True) for k, name in enumerate("abcd")}
+    rungs, _ = allocation.by_bits(ladders, dict.fromkeys(ladders, 1.0), 6.5, per_layer=False)
+    assert all(len(each.unique()) == 1 for each in rungs.values())
+    assert len({int(each[0]) for each in rungs.values()}) == 2
+    assert len(allocation.by_tolerance(ladders, 1e-2, per_layer=False)["a"].unique()) == 1
+
+
 def test_rungs_that_a_larger_one_beats_per_bit_are_skipped() -> None:
-    method = Multipoint(formats.get("int4"), rounding="nearest", last=formats.get("int2"))
+    method = Multipoint(Scheme(formats.get("int4")), rounding="nearest", last=formats.get("int2"))
     found = method.ladder(torch.randn(1, 8, 64), Curvature.unknown(1, 64))
     assert len(found.rungs) == 3
     useless = Ladder(found.rungs, found.error[[0, 0, 2]], found.power)

@@ -51,7 +51,8 @@ def test_what_was_changed_by_hand_is_written_anew(
     ("weights", "group", "method", "cells"),
     [
         ("int4", "channel", "multipoint", ("int8", "int8; Conv float", "MatMulNBits; Conv float")),
-        ("int4", "32", "multipoint", ("-", "-", "-")),
+        ("int4", "32", "multipoint", ("int8", "int8; Conv float", "MatMulNBits; Conv float")),
+        ("pot4", "channel", "multipoint", ("-", "-", "-")),
         ("int8", "32", "gptq", ("-", "-", "MatMulNBits; Conv float")),
         ("fp8_e4m3fn", "channel", "rtn", ("-", "-", "float")),
         ("mxfp4", None, "rtn", ("-", "-", "MatMulNBits; Conv float")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,7 @@ from ptq.report import LayerReport, Report
 RNG = np.random.default_rng(5)
 
 
-def quantized(columns: int, rows: int, **options: str) -> tuple[Report, LayerReport]:
+def quantized(columns: int, rows: int, **options: Any) -> tuple[Report, LayerReport]:
     """A matrix product of any size, on what it was calibrated on."""
     proto = model("y = MatMul(x, w)", f"float[n, {columns}] x", f"float[n, {rows}] y", {"w": (columns, rows)})
     x = RNG.standard_normal((48, columns)).astype(np.float32)
@@ -49,3 +51,18 @@ def test_two_bits_and_any_number_of_rows(weights: str, group: str, rows: int) ->
     follows(report, layer)
     assert layer.kernel == "MatMulNBits"
     assert layer.integer
+
+
+@pytest.mark.parametrize(
+    ("activations", "kernel"), [("none", "MatMulNBits"), ("uint8", "QGemm"), ("dynamic", "DynamicQuantizeMatMul")]
+)
+@pytest.mark.parametrize("group", ["channel", "tensor", "32"])
+@pytest.mark.parametrize("weights", ["int2", "int4", "uint2", "uint4"])
+def test_points_in_every_kernel(weights: str, group: str, activations: str, kernel: str) -> None:
+    """Rows of one point and of several, in each of the ways that products are computed in."""
+    how = {"group": group, "activations": activations, "rounding": "nearest"}
+    report, layer = quantized(96, 24, weights=weights, bits=1.4 * int(weights[-1]), **how)
+    follows(report, layer)
+    assert len(layer.mixes) > 1
+    assert layer.integer
+    assert layer.kernel == kernel

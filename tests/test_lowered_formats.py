@@ -62,6 +62,28 @@ def test_weights_alone(monkeypatch: pytest.MonkeyPatch, weights: str, group: str
     check_stored(made, ("table", "positions", "tied") if blocks else ("table", "positions"))
 
 
+@pytest.mark.parametrize("tolerance", [0.02, 0.005])
+@pytest.mark.parametrize(
+    ("weights", "group"),
+    [("int4", "32"), ("uint4", "16"), ("int4", "tensor"), ("uint4", "tensor"), ("uint2", None), ("int3", None)],
+)
+def test_points_alone(monkeypatch: pytest.MonkeyPatch, weights: str, group: str | None, tolerance: float) -> None:
+    """Rows of one narrower point, and rows of one and of several."""
+    made = quantized(monkeypatch, network(), weights=weights, group=group, tolerance=tolerance)
+    layers = [layer for layer in made.result.report.layers if layer.computes]
+    assert len({mix for layer in layers for mix in layer.mixes}) > 1
+    blocks = [layer for layer in layers if layer.execution == "blocks"]
+    assert len(blocks) == len(PRODUCTS)
+    assert all(layer.integer and layer.kernel == "MatMulNBits" for layer in blocks)
+    expected, got = made.reference(), made.outputs()
+    for name in every_site.OUTPUTS:
+        if name in TABLES:
+            np.testing.assert_allclose(got[name], expected[name], rtol=1e-6, atol=1e-7)
+        else:
+            assert sqnr_db(expected[name], got[name]) > (30 if name in PRODUCTS else 100), name
+    check_stored(made, ("table", "positions", "tied"))
+
+
 DYNAMIC, STATIC = "dynamic", "uint8"
 
 
@@ -76,6 +98,9 @@ DYNAMIC, STATIC = "dynamic", "uint8"
         {"weights": "pot4", "activations": DYNAMIC, "portable": True},
         {"weights": "int8", "activations": STATIC, "portable": True, "group": "tensor", "method": "gptq"},
         {"weights": "uint2", "activations": DYNAMIC, "method": "gptq"},
+        {"weights": "int4", "activations": STATIC, "group": "32", "method": "multipoint", "bits": 5.5},
+        {"weights": "uint4", "activations": DYNAMIC, "group": "tensor", "method": "multipoint", "bits": 5.5},
+        {"weights": "uint2", "activations": STATIC, "group": "16", "method": "multipoint", "tolerance": 0.02},
         {"weights": "mxfp6", "activations": "fp8_e4m3fn"},
         {"weights": "nf4", "activations": "fp8_e5m2", "group": "16", "method": "gptq"},
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,8 +11,10 @@ from torch import Tensor
 from ptq import formats, scales
 from ptq.errors import OptionError
 from ptq.formats.integer import Integers
+from ptq.method import Request
 from ptq.methods.multipoint import Multipoint
 from ptq.methods.multipoint.radix import Radix
+from ptq.scheme import Scheme
 from ptq.solve import Curvature
 from ptq.solve.feedback import nearest_rows
 from ptq.solve.roundings import HESSIAN, NEAREST
@@ -36,9 +40,9 @@ def decibels(weight: Tensor, approximation: Tensor) -> float:
     return float(10 * torch.log10((weight**2).sum() / ((weight - approximation) ** 2).sum()))
 
 
-def systems(base: str, *, portable: bool = False) -> dict[str, int]:
+def systems(base: str, **options: Any) -> dict[str, int]:
     """The limit of every sum of points that a row of this base can be."""
-    method = Multipoint(formats.get(base), portable=portable, last=formats.get("int2"))
+    method = Multipoint.of(Request(Scheme(formats.get(base)), portable=options.pop("portable", False), options=options))
     return {"+".join(fmt.name for fmt in sums): radix.limit for sums, radix in method.sums().items()}
 
 
@@ -46,17 +50,26 @@ def systems(base: str, *, portable: bool = False) -> dict[str, int]:
     ("name", "limits"), [("int4", [7, 112]), ("int3", [3, 24]), ("int2", [1, 4, 13, 40, 121]), ("int8", [127])]
 )
 def test_limits_of_the_base_formats(name: str, limits: list[int]) -> None:
-    base = Multipoint(formats.get(name))
+    base = Multipoint(Scheme(formats.get(name)))
     assert [radix.limit for radix in base.sums().values()] == limits
     assert base.most_points == len(limits)
-    assert Multipoint(formats.get(name), last=formats.get("int2")).most_points == len(limits)
+    assert Multipoint(Scheme(formats.get(name)), last=formats.get("int2")).most_points == len(limits)
 
 
-def test_a_last_point_of_two_bits_gives_sizes_in_between() -> None:
+def test_a_narrower_last_point_gives_sizes_in_between() -> None:
     assert systems("int4") == {"int4": 7, "int4+int2": 22, "int4+int4": 112}
     assert systems("int3") == {"int3": 3, "int3+int2": 10, "int3+int3": 24, "int3+int3+int2": 73}
     assert list(systems("int2").values()) == [1, 4, 13, 40, 121]
     assert systems("int8") == {"int8": 127}
+    assert systems("int4", points=1) == {"int4": 7, "int4+int4": 112}
+
+
+@pytest.mark.parametrize("option", ["bits", "tolerance"])
+def test_the_only_point_of_a_row_may_be_narrower_where_a_size_is_asked_for(option: str) -> None:
+    assert systems("int4", **{option: 0.5}) == {"int3": 3, **systems("int4")}
+    assert systems("int3", **{option: 0.5}) == {"int2": 1, **systems("int3")}
+    assert systems("int2", **{option: 0.5}) == systems("int2")
+    assert systems("int8", **{option: 0.5}) == {"int7": 63, "int8": 127}
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "int8"])
@@ -68,7 +81,7 @@ def test_portable_weights_stay_below_64(name: str) -> None:
 @pytest.mark.parametrize("portable", [False, True])
 @pytest.mark.parametrize("name", FORMATS)
 def test_digits_give_every_integer_back(name: str, *, portable: bool) -> None:
-    method = Multipoint(formats.get(name), portable=portable, last=formats.get("int2"))
+    method = Multipoint(Scheme(formats.get(name)), portable=portable, last=formats.get("int2"))
     for sums, radix in method.sums().items():
         integers = torch.arange(-radix.limit, radix.limit + 1).float()
         planes = radix.split(integers)
@@ -79,7 +92,7 @@ def test_digits_give_every_integer_back(name: str, *, portable: bool) -> None:
 
 def test_digits_refuse_what_does_not_fit() -> None:
     with pytest.raises(OptionError, match="add points"):
-        Radix.of([7, 7]).split(torch.tensor([113.0]))
+        Radix.of([formats.get("int4")] * 2).split(torch.tensor([113.0]))
 
 
 @pytest.mark.parametrize(("limit", "least", "most"), [(112, 40.9, 41.9), (127, 41.9, 42.9)])
@@ -156,7 +169,7 @@ def awkward() -> dict[str, tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_awkward_weights_and_inputs(case: str, name: str) -> None:
     weight, x = awkward()[case]
-    ladder = Multipoint(formats.get(name), last=formats.get("int2")).ladder(weight, curvature(x))
+    ladder = Multipoint(Scheme(formats.get(name)), last=formats.get("int2")).ladder(weight, curvature(x))
     assert ladder.error.isfinite().all()
     for rung in (*(ladder.all_on(n) for n in range(len(ladder.rungs))), torch.arange(6) % len(ladder.rungs)):
         made = ladder.pick(rung)

@@ -22,7 +22,7 @@ def radix_tensor(seed: int, shape: tuple[int, int], fmt: formats.Format, most: i
     """A tensor of 1 to `most` points per row, its integers and its scales."""
     generator = torch.Generator().manual_seed(seed)
     points = torch.randint(1, most + 1, (shape[0],), generator=generator)
-    systems = [Radix.of([int(fmt.max)] * int(n)) for n in points]
+    systems = [Radix.of([fmt] * int(n)) for n in points]
     limits = torch.tensor([system.limit for system in systems])
     integers = (torch.rand(shape, generator=generator) * (2 * limits + 1)[:, None]).floor() - limits[:, None]
     scale = (torch.rand(shape[0], generator=generator) + 0.01).bfloat16().float()
@@ -80,7 +80,7 @@ def test_free_scales_are_all_stored(stored: torch.dtype, bits: int) -> None:
 
 @pytest.mark.parametrize(("out", "bits"), [(256, 8), (257, 16), (65536, 16), (65537, 32)])
 def test_indices_are_as_wide_as_the_rows_need(out: int, bits: int) -> None:
-    first = Term(torch.ones(out, 1), torch.full((out,), 3.0), INT2)
+    first = Term(torch.ones(out, 1), torch.full((out,), 3.0).index_fill(0, torch.tensor(0), 6.0), INT2)
     second = Term(torch.ones(1, 1), torch.ones(1), INT2, torch.tensor([out - 1]))
     assert QTensor((first, second), (out, 1)).storage_bits == 2 * (out + 1) + bits + 16 * out
 
@@ -134,6 +134,21 @@ def test_terms_of_separate_rows_need_no_ratio() -> None:
     assert tensor.dequantize().tolist() == [[1.0], [1.0], [0.0]]
 
 
+def test_a_term_may_cover_some_columns() -> None:
+    """The second term: 2 x 2 int4, two of three columns as 3 bits; the third of one row and one column."""
+    both, scale = torch.tensor([0, 2]), torch.tensor([0.5, 2.0])
+    first = Term(torch.full((2, 3), 5.0), scale, INT4)
+    second = Term(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), scale, INT4, columns=both)
+    third = Term(torch.full((1, 1), 7.0), scale[1:], INT4, torch.tensor([1]), columns=torch.tensor([2]))
+    tensor = QTensor((first, second, third), (2, 3))
+    assert tensor.integer_ratios() == (1, 1, 1)
+    assert tensor.integers().tolist() == [[6, 5, 7], [8, 5, 16]]
+    assert tensor.dequantize().tolist() == [[3, 2.5, 3.5], [16, 10, 32]]
+    assert tensor.fits_int8
+    assert tensor.storage_bits == 4 * (6 + 4 + 1) + 3 + (2 + 3) + 2 * 8
+    assert list(tensor.mixes) == ["int4+int4 of some columns", "int4+int4 of some columns+int4 of some columns"]
+
+
 def test_terms_must_fit() -> None:
     values, scale = torch.ones(2, 3), torch.ones(2)
     with pytest.raises(OptionError, match=r"of a term are \(2, 3\), \(3,\); give"):
@@ -148,3 +163,10 @@ def test_terms_must_fit() -> None:
         term = Term(values, scale, INT4, None if rows is None else torch.tensor(rows))
         with pytest.raises(OptionError, match="does not fit a tensor"):
             QTensor((term,), shape)
+    for columns in ([0, 1], [0, 1, 4], [-1, 1, 2]):
+        with pytest.raises(OptionError, match="does not fit a tensor"):
+            QTensor((Term(values, scale, INT4, columns=torch.tensor(columns)),), (2, 4))
+    with pytest.raises(OptionError, match="the columns of a term repeat or descend"):
+        Term(values, scale, INT4, columns=torch.tensor([2, 1, 0]))
+    with pytest.raises(OptionError, match="cover all columns"):
+        Term(values, scale, INT4, zero_point=torch.zeros(2, 1), columns=torch.arange(3))

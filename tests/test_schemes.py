@@ -6,12 +6,26 @@ import math
 
 import pytest
 import torch
-from schemes import ALL, FEW, GROUPS, METHODS, WEIGHTS, check_contract, curvature, gaussian, inputs, quantized
+from schemes import (
+    ALL,
+    FEW,
+    GROUPS,
+    METHODS,
+    WEIGHTS,
+    check_contract,
+    curvature,
+    gaussian,
+    inputs,
+    members,
+    quantized,
+)
 from torch import Tensor
 
 from ptq import scheme
 from ptq.errors import OptionError
 from ptq.formats import INT8_MAX, PORTABLE_MAX
+from ptq.method import Request
+from ptq.recipe import METHODS as REGISTERED
 from ptq.scales import LOGARITHMIC
 from ptq.scheme import SCHEMES
 from ptq.solve import Curvature, learned
@@ -93,6 +107,21 @@ def test_awkward_weights(method: str, case: str) -> None:
         assert (dense[weight[0] == 0] == 0).all(), name
         # the largest number of a row or tensor is what scales are found for, and no error is larger
         assert (dense - weight[0]).abs().max() <= weight.abs().max() * (1 + 1e-6), name
+
+
+@pytest.mark.parametrize("case", awkward())
+@pytest.mark.parametrize("method", REGISTERED)
+def test_every_rung_of_every_method_survives_awkward_weights(method: str, case: str) -> None:
+    weight, x = awkward()[case]
+    made = REGISTERED[method].METHOD.of(Request(ALL["int4-channel"], has_data=True))
+    ladder = made.ladder(weight, curvature(x))
+    for rung, terms in enumerate(ladder.rungs):
+        picked = ladder.pick(ladder.all_on(rung))
+        dense = picked.dequantize()
+        assert dense.isfinite().all()
+        assert (dense[weight[0] == 0] == 0).all()
+        assert picked.fits_int8 == made.integral
+        assert all(members(term.values, term.format) and (term.scale > 0).all() for term in terms)
 
 
 @pytest.mark.parametrize("name", [name for name, how in FEW.items() if not how.per_tensor])

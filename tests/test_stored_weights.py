@@ -15,9 +15,12 @@ from ptq import formats, scales
 from ptq.ladder import Ladder
 from ptq.lowering.builder import Builder
 from ptq.lowering.weights import int8_weight
+from ptq.method import Request
 from ptq.methods.multipoint import Multipoint
+from ptq.methods.ocs import Ocs
 from ptq.model.prepare import ir_version
-from ptq.qtensor import QTensor, rows_bits
+from ptq.qtensor import QTensor, Term, places_bits
+from ptq.scheme import Scheme
 from ptq.solve import Curvature
 
 SHAPES = [(40, 3, 3, 3), (300, 5), (1, 1), (7, 13)]
@@ -27,7 +30,7 @@ def ladder(shape: tuple[int, ...], base: str, *, spread: float = 1.0) -> Ladder:
     """All sizes of a random weight; rows differ in size by up to `spread` octaves."""
     rows = torch.randn(1, shape[0], int(np.prod(shape[1:])), generator=torch.Generator().manual_seed(1))
     rows *= 2.0 ** torch.linspace(0, -spread, shape[0])[:, None]
-    method = Multipoint(formats.get(base), rounding="nearest", last=formats.get("int2"))
+    method = Multipoint.of(Request(Scheme(formats.get(base)), options={"tolerance": 0.1}))
     return method.ladder(rows, Curvature.unknown(1, rows.shape[-1]))
 
 
@@ -73,14 +76,55 @@ def test_rows_of_every_size(shape: tuple[int, ...], base: str, opset: int, *, fo
 @pytest.mark.parametrize("more", [1, 30, 200, 299])
 def test_few_and_many_rows_with_more_points(more: int) -> None:
     made = ladder((300, 5), "int4")
-    rung = (torch.randperm(300, generator=torch.Generator().manual_seed(more)) < more).long() * 2
+    assert [len(points) for points in made.rungs] == [1, 1, 2, 2]
+    rung = 1 + (torch.randperm(300, generator=torch.Generator().manual_seed(more)) < more).long() * 2
     weight = made.pick(rung)
-    assert rows_bits(rung.nonzero()[:, 0], 300) == min(16 * more, 300)
+    assert places_bits((rung > 1).nonzero()[:, 0], 300) == min(16 * more, 300)
     assert weight.storage_bits == 4 * 5 * (300 + more) + min(16 * more, 300) + 8 * 300
     assert np.array_equal(rebuilt(weight, (300, 5), 21, fold=True)[0], weight.integers().numpy())
 
 
-@pytest.mark.parametrize(("spread", "bits"), [(1.0, 8), (6.0, 8), (11.0, 16)])
+@pytest.mark.parametrize("more", [1, 30, 150])
+def test_rows_whose_only_point_is_narrower_are_named_too(more: int) -> None:
+    made = ladder((300, 5), "int4")
+    rung = torch.ones(300, dtype=torch.int64)
+    rung[:more] = 0
+    weight = made.pick(rung)
+    assert weight.mixes == {"int3": more, "int4": 300 - more}
+    named = sum(min(16 * rows, 300) for rows in (more, 300 - more))
+    assert weight.storage_bits == 5 * (4 * 300 - more) + named + 8 * 300
+    for fold in (False, True):
+        assert np.array_equal(rebuilt(weight, (300, 5), 21, fold=fold)[0], weight.integers().numpy())
+
+
+@pytest.mark.parametrize(("base", "opset"), [("int4", 21), ("int3", 21), ("int2", 25)])
+@pytest.mark.parametrize("shape", [*SHAPES, (9, 300)])
+def test_columns_in_several_copies(shape: tuple[int, ...], base: str, opset: int) -> None:
+    """Some columns, as indices or bits, added to all of them; it folds into one int8 weight."""
+    rows = torch.randn(1, shape[0], int(np.prod(shape[1:])), generator=torch.Generator().manual_seed(1))
+    made = Ocs(Scheme(formats.get(base))).ladder(rows, Curvature.unknown(1, rows.shape[-1]))
+    for rung in range(len(made.rungs)):
+        weight = made.pick(made.all_on(rung))
+        integers, scale = rebuilt(weight, shape, opset, fold=True)
+        assert np.array_equal(integers.reshape(shape[0], -1), weight.integers().numpy())
+        assert np.array_equal(scale, weight.finest_scale().numpy())
+
+
+@pytest.mark.parametrize("integer", [False, True])
+def test_rows_of_which_some_columns_have_another_point(*, integer: bool) -> None:
+    """Rows and columns at once, with another scale or the same: in float, and in int8."""
+    generator, fmt = torch.Generator().manual_seed(3), formats.get("int3")
+    values = torch.randint(-3, 4, (20, 6), generator=generator)
+    scale, rows, columns = torch.full((20,), 7.0), torch.tensor([2, 11, 19]), torch.tensor([0, 4])
+    second = Term(values[rows][:, columns].flip(0), scale[rows] / (7 if integer else 2.5), fmt, rows, columns=columns)
+    weight = QTensor((Term(values, scale, fmt), second), (20, 6))
+    integers, scales = rebuilt(weight, (20, 3, 2), 21, fold=True)
+    assert weight.fits_int8 == integer
+    got = integers.reshape(20, 6) * scales[:, None]
+    assert np.abs(got - weight.dequantize().numpy()).max() <= (0 if integer else 0.51 * scales.max())
+
+
+@pytest.mark.parametrize(("spread", "bits"), [(1.0, 8), (4.5, 8), (11.0, 16)])
 def test_scales_take_eight_bits_unless_rows_are_far_apart(spread: float, bits: int) -> None:
     made = ladder((64, 12), "int4", spread=spread)
     weight = made.pick(torch.arange(64) % len(made.rungs))
@@ -93,7 +137,7 @@ def test_rows_that_training_left_for_dead_do_not_cost_the_others_their_precision
     made = ladder((64, 12), "int4", spread=0.0)
     with_dead = torch.randn(1, 64, 12, generator=torch.Generator().manual_seed(1))
     with_dead[0, 5] *= 2.0**-30
-    method = Multipoint(formats.get("int4"), rounding="nearest")
+    method = Multipoint(Scheme(formats.get("int4")), rounding="nearest")
     weight = method.ladder(with_dead, Curvature.unknown(1, 12)).pick(made.all_on(0))
     assert scales.storage_bits(weight.finest_scale()) == 64 * 8
     assert weight.dequantize()[5].abs().max() <= with_dead[0, 5].abs().max() + weight.finest_scale().min()

@@ -14,7 +14,8 @@ from ptq.formats import INT8_MAX
 from ptq.lowering.builder import Builder
 from ptq.lowering.lookup import Rows
 from ptq.lowering.planes import native
-from ptq.lowering.weights import centred, column, group_factors, int8_weight, stored_scale
+from ptq.lowering.terms import centred, column, group_factors, stored_scale
+from ptq.lowering.weights import points
 from ptq.qtensor import QTensor, Term
 
 
@@ -72,11 +73,18 @@ def _better_wide(term: Term) -> bool:
 
 
 def _summed(builder: Builder, weight: QTensor) -> BlockWeight:
-    """The points of rows, in sum."""
-    made = int8_weight(builder, weight, weight.shape)
-    turned = builder.call("Transpose", made.integers, name="columns", perm=[1, 0])
-    image = builder.call("DequantizeLinear", turned, made.scale, name="weight", axis=1)
-    return BlockWeight(image, Rows(made.integers, made.scale))
+    """The points of rows, in sum, as int8."""
+    found = points(builder, weight, weight.shape, integer=False)
+    turned = builder.call("Transpose", found.integers, name="columns", perm=[1, 0])
+    if found.factors is None:
+        image = builder.call("DequantizeLinear", turned, found.scale, name="weight", axis=1)
+        return BlockWeight(image, Rows(found.integers, found.scale))
+    term = next(term for term in weight.terms if term.blocks is not None)
+    rows = column(builder, found.scale, 2, "scale.column")
+    scale = builder.call("Mul", found.factors, rows, name="scale.blocks")
+    if term.groups == 1:
+        scale = builder.call("Reshape", scale, builder.shared("flat", np.array([-1])), name="scale.flat")
+    return BlockWeight(_image(builder, term, turned, scale, None), Rows(found.integers, scale, term.groups > 1))
 
 
 def _scale(builder: Builder, term: Term, step: float) -> ir.Value:

@@ -11,6 +11,7 @@ import onnx_ir.passes.common as passes
 from ptq.lowering import hard_swish, residual, rounded
 from ptq.lowering.activations import find_activations
 from ptq.lowering.execution import Execution
+from ptq.lowering.names import shorten
 from ptq.lowering.quantizers import Quantizers
 from ptq.lowering.sites import Inputs, SiteLowering, lower_site
 from ptq.model.graph import Model
@@ -52,6 +53,7 @@ def lower(
     passes.RemoveUnusedNodesPass()(copy)
     _forget_origin(graph)
     _drop_unused(graph)
+    shorten(graph)
     return Model(copy)
 
 
@@ -72,7 +74,7 @@ def _forget_origin(graph: ir.Graph) -> None:
 def _raise_opset(model: ir.Model, sites: Mapping[str, SiteLowering]) -> None:
     """The opset that the base formats need; operators of the prepared graph mean the same from 21 to 25."""
     weights = [how.weight for how in sites.values() if how.weight is not None]
-    narrow = any(weight.terms[0].format.bits < 4 for weight in weights)
+    narrow = any(max(term.format.bits for term in weight.terms) < 4 for weight in weights)
     opset = max(model.opset_imports[""], 25 if narrow else TARGET_OPSET)
     model.opset_imports[""] = opset
     model.ir_version = ir_version(opset)

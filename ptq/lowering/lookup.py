@@ -15,7 +15,7 @@ from ptq.formats import Format
 from ptq.lowering.builder import Builder, replace
 from ptq.lowering.marks import marks
 from ptq.lowering.planes import byte_table, codes_of, packed_bytes, stored_table
-from ptq.lowering.weights import column, wide
+from ptq.lowering.terms import column, wide
 from ptq.qtensor import QTensor, Term
 from ptq.scales import LOGARITHMIC, coded, is_shared
 

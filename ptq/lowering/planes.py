@@ -6,6 +6,7 @@ split into fields of four, two and one bits; other numbers are codes, looked up 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -104,14 +105,26 @@ def _fields(builder: Builder, values: np.ndarray, bits: int, least: int, name: s
     run = builder.call("Gather", field_table(builder, bits, least), places, name=f"{name}.fields")
     if values.size % (8 // bits):
         flat = builder.call("Reshape", run, builder.shared("flat", np.array([-1])), name=f"{name}.run")
-        begin, end = builder.shared("begin", np.array([0])), builder.constant(f"end.{name}", np.array([values.size]))
+        begin = builder.shared("begin", np.array([0]))
+        end = builder.shared(f"count.{values.size}", np.array([values.size]))
         run = builder.call("Slice", flat, begin, end, name=f"{name}.exact")
-    return builder.call("Reshape", run, builder.constant(f"shape.{name}", np.array(values.shape)), name=f"{name}.int8")
+    return builder.call("Reshape", run, stored_shape(builder, values.shape), name=f"{name}.int8")
 
 
-def bit_fields(builder: Builder, bits: np.ndarray, name: str) -> ir.Value:
-    """Bits as int8, packed in bytes."""
-    return _fields(builder, bits, 1, 0, name)
+def stored_shape(builder: Builder, shape: Sequence[int]) -> ir.Value:
+    """A shape, once for all who need it."""
+    return builder.shared(f"shape.{'.'.join(map(str, shape))}", np.array(shape))
+
+
+def bit_column(builder: Builder, bits: np.ndarray, name: str) -> ir.Value:
+    """Bits `(n,)` as int32 `(n or a few more, 1)`, zeros at the end; packed in bytes."""
+    packed = builder.constant(name, packed_bytes(bits[None], 1)[0])
+    places = builder.cast(packed, ir.DataType.INT32, f"{name}.bytes")
+    table = builder.shared("fields.1.int32", _held(1).astype(np.int32))
+    column = builder.shared("column.2", np.array([-1, 1]))
+    return builder.call(
+        "Reshape", builder.call("Gather", table, places, name=f"{name}.fields"), column, name=f"{name}.bits"
+    )
 
 
 def packed_bytes(codes: np.ndarray, bits: int) -> NDArray[np.uint8]:

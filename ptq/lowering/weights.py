@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ptq.formats import INT8_MAX
 from ptq.lowering.builder import Builder
-from ptq.lowering.planes import bit_fields, numbers
+from ptq.lowering.planes import stored_shape
+from ptq.lowering.terms import column, group_factors, places, plane_of, shaped, stored_scale, wide, zeros
 from ptq.model.graph import Model
-from ptq.qtensor import QTensor, Term, index_bits, rows_bits
-from ptq.scales import LOGARITHMIC, Coded, coded, fits_bfloat16, is_shared
+from ptq.qtensor import QTensor
 
-_STORED = ("plane", "rows", "scale", "zero")
+_STORED = ("plane", "rows", "columns", "scale", "zero")
 """What the names of initializers that hold a weight begin with; the others say how to put it together."""
 
 
@@ -36,18 +36,105 @@ class Int8Weight:
 
 def int8_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8Weight:
     """Nodes for a weight; `shape` is that of the rows in the graph, `(out, …)`."""
+    if weight.integer_ratios() is None:
+        return _regridded(builder, weight, shape)
+    made = points(builder, weight, shape, integer=True)
+    total = made.integers
+    if made.factors is not None:
+        total = builder.call("Mul", total, wide(builder, made.factors, weight, "factors"), name="scaled")
+        total = shaped(builder, total, shape, "whole")
+    return Int8Weight(total, made.scale, (weight.finest_scale() * weight.step).numpy())
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of rows in sum: an int8 value, the float32 scales of the rows and the factors of their groups.
+
+    Integers are `(out, in)` where there are factors `(out, groups)`, else in the shape that was asked for.
+    """
+
+    integers: ir.Value
+    scale: ir.Value
+    factors: ir.Value | None = None
+
+
+def points(builder: Builder, weight: QTensor, shape: Sequence[int], *, integer: bool) -> Points:
+    """Nodes for points with integer ratios; factors are int8 if they are to be `integer`, else float32."""
     ratios = weight.integer_ratios()
     if ratios is None:
-        return _regridded(builder, weight, shape)
+        raise AssertionError
+    grouped = weight.factors is not None
+    here = weight.shape if grouped else shape
+    covered = [
+        None if term.rows is None else places(builder, term.rows, shape[0], f"rows{number}")
+        for number, term in enumerate(weight.terms, 1)
+    ]
     total: ir.Value | None = None
-    for number, (term, ratio) in enumerate(zip(weight.terms, ratios, strict=True), 1):
-        plane = plane_of(builder, term, shape, number, integer=True)
-        rows = None if term.rows is None else _rows(builder, term.rows, shape[0], number)
+    for number, (term, ratio, rows) in enumerate(zip(weight.terms, ratios, covered, strict=True), 1):
+        plane = plane_of(builder, term, here, number, integer=True)
+        if total is None and rows is not None:
+            total = zeros(builder, here, "zeros", integer=True)
         total = plane if total is None else _horner(builder, total, plane, rows, ratio, number)
     if total is None:
         raise AssertionError
-    scales = weight.finest_scale() * weight.step
-    return Int8Weight(total, stored_scale(builder, scales, "scale"), scales.numpy())
+    scale = _scales(builder, weight, covered, weight.step if integer else _digit_step(weight))
+    return Points(total, scale, _factors(builder, weight, covered, integer=integer) if grouped else None)
+
+
+def _digit_step(weight: QTensor) -> float:
+    return min(term.format.step for term in weight.terms)
+
+
+def _scales(builder: Builder, weight: QTensor, covered: Sequence[ir.Value | None], step: float) -> ir.Value:
+    """The finest scale of each row times the step, `(out,)`."""
+    stored = weight.scales
+    if len(stored) == 1:
+        return stored_scale(builder, stored[0] * step, "scale")
+    total: ir.Value | None = None
+    for number, (scale, rows) in enumerate(zip(stored, covered, strict=True), 1):
+        part = stored_scale(builder, scale * step, f"scale{number}")
+        total = _put(builder, total, part, rows, weight.shape[:1], f"scales{number}")
+    return _given(total)
+
+
+def _factors(builder: Builder, weight: QTensor, covered: Sequence[ir.Value | None], *, integer: bool) -> ir.Value:
+    """The factors of the groups of all rows, `(out, groups)`: those of the first points, 1 where these have none."""
+    groups = max(term.groups for term in weight.terms)
+    total: ir.Value | None = None
+    for number, (term, rows, opens) in enumerate(zip(weight.terms, covered, weight.opening, strict=True), 1):
+        if not opens:
+            continue
+        if term.blocks is not None:
+            part = group_factors(builder, term, number, integer=integer)
+        else:
+            one = builder.shared("one.int8" if integer else "one.float", np.ones(1, np.int8 if integer else np.float32))
+            part = builder.call("Expand", one, stored_shape(builder, (len(term.values), groups)), name=f"ones{number}")
+        total = _put(builder, total, part, rows, (weight.shape[0], groups), f"factors{number}", integer=integer)
+    return _given(total)
+
+
+def _put(
+    builder: Builder,
+    total: ir.Value | None,
+    part: ir.Value,
+    rows: ir.Value | None,
+    shape: Sequence[int],
+    name: str,
+    *,
+    integer: bool = False,
+) -> ir.Value:
+    """A tensor with other numbers in some rows, or in all."""
+    if rows is None:
+        return part
+    if total is None:
+        total = zeros(builder, shape, f"{name}.zeros", integer=integer)
+    return builder.call("ScatterND", total, rows, part, name=name)
+
+
+def _given(value: ir.Value | None) -> ir.Value:
+    if value is None:
+        raise AssertionError
+    return value
 
 
 def float_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value:
@@ -56,7 +143,14 @@ def float_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.
         made = int8_weight(builder, weight, shape)
         dense = builder.cast(made.integers, ir.DataType.FLOAT, "float")
         return builder.call("Mul", dense, column(builder, made.scale, len(shape), "scale.column"), name="dense")
-    return _summed(builder, weight, shape)
+    if len(weight.terms) == 1 or not weight.digits_fit_int8:
+        return _summed(builder, weight, shape)
+    found = points(builder, weight, weight.shape, integer=False)
+    total = builder.cast(found.integers, ir.DataType.FLOAT, "float")
+    if found.factors is not None:
+        total = builder.call("Mul", total, wide(builder, found.factors, weight, "factors"), name="scaled")
+    total = builder.call("Mul", total, column(builder, found.scale, 2, "scale.column"), name="dense")
+    return shaped(builder, total, shape, "whole")
 
 
 def regrid(weight: QTensor) -> tuple[Tensor, Tensor]:
@@ -67,73 +161,19 @@ def regrid(weight: QTensor) -> tuple[Tensor, Tensor]:
     return scale, (dense / scale[:, None]).round() * scale[:, None]
 
 
-def plane_of(builder: Builder, term: Term, shape: Sequence[int], number: int, *, integer: bool) -> ir.Value:
-    """A term without the scales of its rows, `(rows, …)`: int8 multiples of its step, or float32."""
-    values = term.values.numpy()
-    if term.blocks is None and term.zero_point is None:
-        return numbers(builder, values.reshape(-1, *shape[1:]), term.format, f"plane{number}", integer=integer)
-    total = centred(builder, term, number, integer=integer)
-    if term.blocks is not None:
-        factors = group_factors(builder, term, number, integer=integer)
-        total = builder.call("Mul", total, wide(builder, factors, term, f"factors{number}"), name=f"scaled{number}")
-    if len(shape) == 2:
-        return total
-    like = builder.constant(f"shape{number}", np.array([len(values), *shape[1:]]))
-    return builder.call("Reshape", total, like, name=f"point{number}")
-
-
-def centred(builder: Builder, term: Term, number: int, *, integer: bool) -> ir.Value:
-    """The values of a term less its zero points, `(rows, in)`."""
-    total = numbers(builder, term.values.numpy(), term.format, f"plane{number}", integer=integer)
-    if term.zero_point is None:
-        return total
-    zero = numbers(builder, term.zero_point.numpy(), term.format, f"zero{number}", integer=integer)
-    return builder.call("Sub", total, wide(builder, zero, term, f"zero{number}"), name=f"centred{number}")
-
-
-def group_factors(builder: Builder, term: Term, number: int, *, integer: bool) -> ir.Value:
-    """The factors of the groups of a term, `(rows, groups)`."""
-    if term.blocks is None:
-        raise AssertionError
-    factors = term.blocks.factors.numpy()
-    return numbers(builder, factors, term.blocks.format, f"scale{number}.groups", integer=integer)
-
-
-def wide(builder: Builder, groups: ir.Value, term: Term, name: str) -> ir.Value:
-    """What belongs to groups `(…, groups)`, by column; one group is left to broadcasting."""
-    if term.blocks is None or term.groups == 1:
-        return groups
-    columns, size = term.values.shape[1], term.blocks.size
-    index = builder.shared(f"groups.{columns}.{size}", (np.arange(columns) // size).astype(np.int32))
-    return builder.call("Gather", groups, index, name=f"{name}.wide", axis=-1)
-
-
 def _horner(
     builder: Builder, total: ir.Value, plane: ir.Value, rows: ir.Value | None, ratio: int, number: int
 ) -> ir.Value:
     """`total * ratio + plane` in int8, for some rows or for all."""
+    if rows is not None and ratio == 1:  # the first point of these rows
+        return builder.call("ScatterND", total, rows, plane, name=f"sum{number}", reduction="add")
+    before = total if rows is None else builder.call("GatherND", total, rows, name=f"pick{number}")
     step = builder.shared(f"ratio.{ratio}", np.array(ratio, np.int8))
+    shifted = before if ratio == 1 else builder.call("Mul", before, step, name=f"shift{number}")
     if rows is None:
-        return builder.call("Add", builder.call("Mul", total, step, name=f"shift{number}"), plane, name=f"sum{number}")
-    picked = builder.call("GatherND", total, rows, name=f"pick{number}")
-    shifted = builder.call("Mul", picked, step, name=f"shift{number}")
+        return builder.call("Add", shifted, plane, name=f"sum{number}")
     added = builder.call("Add", shifted, plane, name=f"add{number}")
     return builder.call("ScatterND", total, rows, added, name=f"sum{number}")
-
-
-def _rows(builder: Builder, rows: Tensor, out: int, number: int) -> ir.Value:
-    """Row indices `(rows, 1)` as int64, stored as such or as a bit for each of the `out` rows, whichever is less.
-
-    The rows of set bits are the first of TopK, in order; NonZero and Compress do not fold.
-    """
-    if rows_bits(rows, out) < len(rows) * index_bits(out):
-        chosen = np.zeros((out, 1), np.uint8)
-        chosen[rows.numpy()] = 1
-        bits = builder.cast(bit_fields(builder, chosen, f"rows{number}.bits"), ir.DataType.INT32, f"chosen{number}")
-        count = builder.constant(f"count{number}", np.array([len(rows)]))
-        return builder.node("TopK", bits, count, name=f"indices{number}", outputs=2, axis=0).outputs[1]
-    stored = builder.constant(f"rows{number}", rows.numpy().astype(f"u{index_bits(out) // 8}")[:, None])
-    return builder.cast(stored, ir.DataType.INT64, f"index{number}")
 
 
 def _regridded(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8Weight:
@@ -149,48 +189,22 @@ def _summed(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value
     """The sum of all terms in float32."""
     total: ir.Value | None = None
     for number, term in enumerate(weight.terms, 1):
-        values = plane_of(builder, term, shape, number, integer=False)
+        values = plane_of(builder, term, weight.shape if term.blocks else shape, number, integer=False)
+        if term.blocks is not None:
+            factors = wide(builder, group_factors(builder, term, number, integer=False), term, f"factors{number}")
+            scaled = builder.call("Mul", values, factors, name=f"scaled{number}")
+            values = shaped(builder, scaled, (len(term.values), *shape[1:]), str(number))
         scale = stored_scale(builder, term.scale, f"scale{number}")
         part = builder.call("Mul", values, column(builder, scale, len(shape), f"column{number}"), name=f"term{number}")
-        if total is None:
-            total = part
-        elif term.rows is None:
-            total = builder.call("Add", total, part, name=f"sum{number}")
+        if term.rows is None:
+            total = part if total is None else builder.call("Add", total, part, name=f"sum{number}")
         else:
-            rows = _rows(builder, term.rows, shape[0], number)
+            total = zeros(builder, shape, "zeros", integer=False) if total is None else total
+            rows = places(builder, term.rows, shape[0], f"rows{number}")
             total = builder.call("ScatterND", total, rows, part, name=f"sum{number}", reduction="add")
     if total is None:
         raise AssertionError
     return total
-
-
-def column(builder: Builder, scale: ir.Value, rank: int, name: str) -> ir.Value:
-    """Scales `(out,)` beside rows of a tensor of that rank, `(out, …)`."""
-    along = builder.shared(f"column.{rank}", np.array([-1] + [1] * (rank - 1)))
-    return builder.call("Reshape", scale, along, name=name)
-
-
-def stored_scale(builder: Builder, scale: Tensor, name: str) -> ir.Value:
-    """Scales `(out,)` as float32, stored in the narrowest way that loses nothing."""
-    if is_shared(scale):
-        one = builder.constant(name, scale[:1].numpy())
-        return builder.call(
-            "Expand", one, builder.shared(f"count.{len(scale)}", np.array([len(scale)])), name=f"{name}.all"
-        )
-    short = coded(scale)
-    if short is not None:
-        return _decoded(builder, short, name)
-    if not fits_bfloat16(scale):
-        return builder.constant(name, scale.numpy())
-    return builder.cast(builder.constant(f"{name}.bf16", scale.numpy(), "BFLOAT16"), ir.DataType.FLOAT, name)
-
-
-def _decoded(builder: Builder, short: Coded, name: str) -> ir.Value:
-    """Codes looked up in a table that the whole graph shares, times the unit of this weight."""
-    table = builder.shared(LOGARITHMIC.name, np.array(LOGARITHMIC.values, np.float32))
-    codes = builder.cast(builder.constant(f"{name}.codes", short.codes.numpy()), ir.DataType.INT32, f"{name}.index")
-    relative = builder.call("Gather", table, codes, name=f"{name}.relative")
-    return builder.call("Mul", relative, builder.constant(f"{name}.unit", np.array(short.unit, np.float32)), name=name)
 
 
 def stored_weight(weight: QTensor) -> Tensor:

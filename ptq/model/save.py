@@ -20,6 +20,10 @@ def serialized(model: Model) -> bytes:
     """
     try:
         proto = ir.to_proto(model.graph)
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        told = [value for value in proto.graph.value_info if value.name not in stored]  # initializers have types
+        del proto.graph.value_info[:]
+        proto.graph.value_info.extend(told)
         if proto.ByteSize() > _LARGEST:
             raise ValueError
         content: bytes = proto.SerializeToString(deterministic=True)

@@ -148,7 +148,7 @@ def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
     weight = torch.from_numpy(made.model.matrix(site).copy())
     noise = (stored_weight(done.weight) - weight).double().square().sum()
     return LayerReport(
-        format=done.weight.terms[0].describe(),
+        format=max(done.weight.terms, key=lambda term: term.format.bits).describe(),
         points=tuple(torch.bincount(done.weight.points)[1:].tolist()),
         mixes=done.weight.mixes,
         weight_sqnr_db=_decibel(float(weight.double().square().sum()), float(noise)),

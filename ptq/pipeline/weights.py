@@ -195,13 +195,14 @@ def _allocate(given: _Given, solved: Mapping[str, _Solved], measured: Dataset | 
 def _effects(
     given: _Given, solved: Mapping[str, _Solved], measured: Dataset | None, stages: Stages
 ) -> dict[str, float]:
-    """What each site on its lowest rung does to the output; without data, to its own output.
+    """What each site on its base rung does to the output; without data, to its own output.
 
     The site is rounded anew for it, without the samples it is measured on, where there are enough of them.
     """
     model, statistics = given.model, given.statistics
     if statistics is None or measured is None:
-        totals = {name: (found.ladder.error[0].sum(), found.ladder.power.sum()) for name, found in solved.items()}
+        ladders = {name: found.ladder for name, found in solved.items()}
+        totals = {name: (each.error[each.base].sum(), each.power.sum()) for name, each in ladders.items()}
         return {name: float(error / power) if power > 0 else 0.0 for name, (error, power) in totals.items()}
 
     def change(name: str) -> dict[str, np.ndarray]:
@@ -215,9 +216,9 @@ def _effects(
 
 
 def _change(model: Model, solved: _Solved) -> dict[str, np.ndarray]:
-    """The initializers of the model when one site is on its lowest rung."""
+    """The initializers of the model when one site is on its base rung."""
     site = solved.site
-    alone = solved.pick(solved.ladder.all_on(0))
+    alone = solved.pick(solved.ladder.all_on(solved.ladder.base))
     arrays = {site.weight: site.tensor(alone.weight.dequantize().numpy())}
     bias = site.uses[0].bias
     if alone.bias_shift is not None and bias is not None:

@@ -212,7 +212,7 @@ class Recipe:
         if pair is not None:
             tables = None if self.embeddings in (EMBEDDINGS, NONE) else self.embeddings
             idle = {"first-last": self.first_last, "portable": self.portable, "embeddings": tables}
-            summing = "points" in METHODS[self.method].METHOD.OPTIONS
+            summing = not METHODS[self.method].METHOD.OPTIONS.isdisjoint({"bits", "points"})
             self.runtime.check(self.method, idle, summing=summing)
         return pair
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ptq.solve.curvature import Curvature
 from ptq.solve.exact import on_grid
+from ptq.solve.groups import grid_of
 from ptq.solve.roundings import NEAREST, ROUNDINGS, RowRounding
 from ptq.solve.search import scale_grid, solve
 from ptq.solve.single import one_term
@@ -15,6 +16,7 @@ __all__ = [
     "Curvature",
     "RowRounding",
     "Solution",
+    "grid_of",
     "on_grid",
     "one_term",
     "scale_grid",

@@ -36,20 +36,24 @@ class _Steps(NamedTuple):
 
 
 def solve_groups(
-    weight: Tensor, scheme: Scheme, curvature: Curvature, rounding: RowRounding, least: Tensor | None = None
+    weight: Tensor,
+    scheme: Scheme,
+    curvature: Curvature,
+    rounding: RowRounding,
+    least: Tensor | None = None,
+    grid: ScaleGrid | None = None,
 ) -> tuple[Solution, ScaleGrid]:
     """Quantize rows `(groups, rows, in)` by a scheme with groups, zero points or one scale; and the grid of scales.
 
     The scales of the groups are those of least squared error by themselves, each weight counting as the diagonal of
-    the curvature says. `least (groups, rows, 1)` bounds the scales from below.
+    the curvature says. `least (groups, rows, 1)` bounds the scales from below; a `grid` that is given has
+    its own bound.
     """
     grouping = Grouping.of(weight.shape[-1], scheme.group)
     fmt = scheme.format
     parts = grouping.split(weight)
-    low, high = parts.amin(-1).clamp_max(0), parts.amax(-1).clamp_min(0)
-    if scheme.per_tensor and scheme.group is None:
-        low, high = low.min().expand_as(low), high.max().expand_as(high)
-    grid = _grid(_widest(low, high, fmt), weight, scheme, curvature, least)
+    low, high = _ends(parts, scheme)
+    grid = grid or grid_of(weight, scheme, curvature, least)
     importance = curvature.restored(curvature.diagonal[:, None, :])
     steps = _searched(parts, grouping.split(importance), low, high, scheme, grid)
     rows, scale = curvature.arranged(weight), grouping.wide(steps.scale, curvature.order)
@@ -63,6 +67,20 @@ def solve_groups(
     shared = scheme.per_tensor and scheme.group is None
     found = Improver(rows, fmt, curvature, grid, grouping, shared).solution(rounding, first)
     return Solution(curvature.restored(found.values), found.scale, found.error, found.zero), grid
+
+
+def grid_of(weight: Tensor, scheme: Scheme, curvature: Curvature, least: Tensor | None = None) -> ScaleGrid:
+    """The scales that rows `(groups, rows, in)` can have by such a scheme."""
+    low, high = _ends(Grouping.of(weight.shape[-1], scheme.group).split(weight), scheme)
+    return _grid(_widest(low, high, scheme.format), weight, scheme, curvature, least)
+
+
+def _ends(parts: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """The least and the largest of what shares a scale, and 0; `(g, rows, groups)`."""
+    low, high = parts.amin(-1).clamp_max(0), parts.amax(-1).clamp_min(0)
+    if scheme.per_tensor and scheme.group is None:
+        return low.min().expand_as(low), high.max().expand_as(high)
+    return low, high
 
 
 def _widest(low: Tensor, high: Tensor, fmt: Format) -> Tensor:

@@ -23,7 +23,7 @@ from ptq.model.graph import Model
 from ptq.model.probe import magnitude_as, magnitudes
 from ptq.model.sites import Site
 from ptq.scheme import Scheme
-from ptq.solve import Curvature, one_term
+from ptq.solve import NEAREST, Curvature, one_term
 from ptq.step import BEFORE, Setting, folded, shared_inputs
 
 _STRENGTHS: Final = tuple(step / 20 for step in range(20))
@@ -126,7 +126,7 @@ def _best(model: Model, setting: Setting, sites: Sequence[Site], moment: Moment,
 def _error(weight: Tensor, scheme: Scheme, gram: Tensor, factors: Tensor) -> float:
     """What rounding a weight `(out, in)` times factors does to the output, its input divided by them."""
     scaled = (weight * factors)[None]
-    ladder = one_term(scaled, scheme, Curvature.unknown(1, weight.shape[1]), feedback=False)
+    ladder = one_term(scaled, scheme, Curvature.unknown(1, weight.shape[1]), rounding=NEAREST)
     change = ladder.pick(ladder.all_on(0)).dequantize() / factors - weight
     return float(((change @ gram) * change).sum())
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from typing import ClassVar, Final
 
 import torch
@@ -10,23 +14,20 @@ from torch import Tensor
 
 from ptq import formats, registry
 from ptq.errors import OptionError, suggest
-from ptq.formats import Format
+from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
 from ptq.formats.integer import IntFormat
 from ptq.ladder import Ladder
 from ptq.method import Request
 from ptq.methods.multipoint.greedy import greedy_rows
 from ptq.methods.multipoint.radix import Radix
 from ptq.qtensor import Term
+from ptq.scales import ScaleGrid
 from ptq.scheme import Scheme
-from ptq.solve import ROUNDINGS, Curvature, Solution, scale_grid, solve
+from ptq.solve import ROUNDINGS, Curvature, grid_of, one_term, scale_grid
 
 _GREEDY: Final = {"greedy": "exact", "greedy-grid": "grid"}
 SEARCHES: Final = ("radix", *_GREEDY)
 GREEDY_POINTS: Final = 4
-
-
-LAST: Final = formats.get("int2")
-"""What the last point of a row may be, where bits or a tolerance decide and not a number of points."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class Multipoint:
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset({"bits", "tolerance", "points", "per", "search", "rounding"})
 
-    base: Format
+    scheme: Scheme
+    """That of the points of the base format: several points of a row share what its numbers share."""
     search: str = "radix"
     rounding: str = "hessian"
     portable: bool = False
+    first: Format | None = None
+    """A narrower format that the only point of a row may have, where bits or a tolerance are given."""
     last: Format | None = None
-    """A narrower format that the last point of a row may have, so that rows can have sizes in between."""
+    """A narrower format that the last of several points may have, where no number of points is."""
 
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
@@ -50,29 +54,35 @@ class Multipoint:
             raise OptionError(
                 f"greedy points are rounded to nearest, not by {self.rounding}; use --rounding nearest, or radix"
             )
+        if self.search in _GREEDY and (self.scheme != Scheme(self.base) or not self.scheme.symmetric):
+            raise OptionError(
+                f"greedy points are signed and have a scale a channel, not {self.scheme.describe()}; use --search radix"
+            )
 
     @classmethod
     def of(cls, request: Request) -> Multipoint:
         """The method for a request.
 
         Raises:
-            OptionError: the scheme is not of integers with a scale a row, there are as many points as it cannot have,
-                or rounding needs data that is not there.
+            OptionError: the scheme is not of integers, there are as many points as it cannot have, or rounding needs
+                data that is not there.
 
         """
         scheme, options = request.scheme, request.options
         base = scheme.format
-        if not isinstance(base, IntFormat) or scheme != Scheme(base) or not base.signed:
+        if not isinstance(base, IntFormat):
             raise OptionError(
-                f"multipoint sums points of int2 to int8 with a scale a channel, not {scheme.describe()}; "
-                f"use --method gptq or rtn for it"
+                f"multipoint sums points of integers, not of {scheme.describe()}; use --method gptq or rtn for it"
             )
         search, rounding = options.get("search") or "radix", options.get("rounding")
         rounding = rounding or ("hessian" if request.has_data and search == "radix" else "nearest")
         if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
             raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
         points = options.get("points")
-        made = cls(base, search, rounding, request.portable, LAST if points is None else None)
+        narrower = _narrower(base) if points is None else []
+        asked = any(options.get(name) is not None for name in ("bits", "tolerance"))
+        first, last = (narrower[-1] if asked else None, narrower[0]) if narrower else (None, None)
+        made = cls(scheme, search, rounding, request.portable, first, last)
         most = made.most_points
         if points is not None and not 1 <= points <= most:
             fix = "one at least" if points < 1 else f"at most {most}, or a wider base format"
@@ -80,9 +90,9 @@ class Multipoint:
         return made
 
     @property
-    def scheme(self) -> Scheme:
-        """That of the points of the base format."""
-        return Scheme(self.base)
+    def base(self) -> Format:
+        """The format of all points but a narrower one."""
+        return self.scheme.format
 
     @property
     def needs(self) -> frozenset[str]:
@@ -103,7 +113,7 @@ class Multipoint:
     def ladder(
         self, weight: Tensor, curvature: Curvature, *, points: int | None = None, least_scale: Tensor | None = None
     ) -> Ladder:
-        """Quantize a weight `(groups, rows, in)` to all sums of points, or to those of up to `points` points.
+        """Quantize a weight `(groups, rows, in)` to all sums of points, or to those of up to `points` base points.
 
         `least_scale (out,)` bounds the scales of the rows from below, where the arithmetic downstream needs it.
         """
@@ -112,28 +122,70 @@ class Multipoint:
             rungs = self._greedy(weight, min(points or GREEDY_POINTS, GREEDY_POINTS))
             error = torch.stack([self._error(weight, rung, curvature) for rung in rungs])
             return Ladder(rungs, error, power)
-        sums = {formats: radix for formats, radix in self.sums().items() if len(formats) <= (points or len(formats))}
+        sums = self.sums()
+        if points is not None:
+            sums = {each: radix for each, radix in sums.items() if len(each) <= points and set(each) == {self.base}}
+        put = partial(one_term, weight, curvature=curvature, rounding=ROUNDINGS[self.rounding], most=self._most)
+        if self._one_scale:
+            grids = self._of_one_scale(sums, put, least_scale)
+        else:
+            grids = [self._grid(weight, list(sums.values()), curvature, least_scale)] * len(sums)
+        found = [
+            put(self.scheme.on(radix.grid, self._most), least_scale=least_scale, grid=grid)
+            for radix, grid in zip(sums.values(), grids, strict=True)
+        ]
+        terms = tuple(_points(one.rungs[0][0], *each) for one, each in zip(found, sums.items(), strict=True))
+        return Ladder(terms, torch.cat([one.error for one in found]), power, base=list(sums).index((self.base,)))
+
+    def _grid(
+        self, weight: Tensor, sums: Sequence[Radix], curvature: Curvature, least_scale: Tensor | None
+    ) -> ScaleGrid | None:
+        """The scales that are the same whatever rung a row is on; None where each rung has its own."""
         least = None if least_scale is None else least_scale.reshape(*weight.shape[:2], 1)
-        grid = scale_grid(weight, [radix.limit for radix in sums.values()], curvature, least)
-        rounding = ROUNDINGS[self.rounding]
-        found = [solve(weight, radix.grid, curvature, rounding, grid) for radix in sums.values()]
-        terms = tuple(_terms(each, *one) for each, one in zip(found, sums.items(), strict=True))
-        return Ladder(terms, torch.stack([each.error.reshape(-1) for each in found]), power)
+        if self.scheme.group is not None:
+            coarsest = self.scheme.on(sums[0].grid, self._most)
+            return None if self.scheme.integral else grid_of(weight, coarsest, curvature, least)
+        if not self.scheme.symmetric:
+            return None
+        return scale_grid(weight, [radix.limit for radix in sums], curvature, least)
+
+    @property
+    def _one_scale(self) -> bool:
+        """Whether a term has one scale for all its rows."""
+        return self.scheme.per_tensor and self.scheme.group is None
+
+    def _of_one_scale(
+        self, sums: Mapping[tuple[Format, ...], Radix], put: Callable[..., Ladder], least_scale: Tensor | None
+    ) -> list[ScaleGrid | None]:
+        """One scale by sum, such that the first points have one whatever follows them: that of the base alone."""
+        parts = math.lcm(*(radix.worths[0] for radix in sums.values()))
+        least = None if least_scale is None else least_scale * parts
+        scale = put(self.scheme, least_scale=least).rungs[0][0].scale[0]
+        unit = (scale / parts).bfloat16().float()  # its products with integers are exact
+        return [
+            ScaleGrid.of_one(unit * (parts // radix.worths[0])) if points[0] == self.base else None
+            for points, radix in sums.items()
+        ]
 
     def sums(self) -> dict[tuple[Format, ...], Radix]:
         """The formats of the points that a row may be a sum of, and their number systems, by size."""
-        sums = {}
-        points: tuple[Format, ...] = (self.base,)
-        while (radix := self._radix(points)).fits(portable=self.portable):
-            sums[points] = radix
-            between = (*points, self.last) if self.last is not None and self.last.bits < self.base.bits else points
-            if (radix := self._radix(between)).fits(portable=self.portable):
-                sums[between] = radix
-            points = (*points, self.base)
+        sums: dict[tuple[Format, ...], Radix] = {}
+        before: tuple[Format, ...] = ()
+        while not before or before in sums:
+            reached = sums[before].limit if before else 0
+            for fmt in (self.last if before else self.first, self.base):
+                if fmt is None:
+                    continue
+                radix = Radix.of((*before, fmt), portable=self.portable)
+                fits = reached < radix.limit <= self._most and not (self._one_scale and radix.cut)
+                if fits or not before:
+                    sums[(*before, fmt)] = radix
+            before = (*before, self.base)
         return sums
 
-    def _radix(self, points: tuple[Format, ...]) -> Radix:
-        return Radix.of([int(fmt.max) for fmt in points], portable=self.portable)
+    @property
+    def _most(self) -> int:
+        return PORTABLE_MAX if self.portable else INT8_MAX
 
     def _greedy(self, weight: Tensor, points: int) -> tuple[tuple[Term, ...], ...]:
         found = greedy_rows(
@@ -148,8 +200,19 @@ class Multipoint:
         return curvature.errors(curvature.arranged(residual)).reshape(-1)
 
 
-def _terms(found: Solution, formats: tuple[Format, ...], radix: Radix) -> tuple[Term, ...]:
-    planes = radix.split(found.values.flatten(0, 1).float())
-    scale = found.scale.reshape(-1)
-    parts = zip(planes, radix.worths, formats, strict=True)
-    return tuple(Term(plane.to(torch.int8), scale * float(worth), fmt) for plane, worth, fmt in parts)
+def _narrower(base: IntFormat) -> list[IntFormat]:
+    """The integers of fewer bits, the narrowest first."""
+    integers = (fmt for fmt in formats.FORMATS.values() if isinstance(fmt, IntFormat))
+    found = (fmt for fmt in integers if fmt.signed == base.signed and fmt.bits < base.bits)
+    return sorted(found, key=lambda fmt: fmt.bits)
+
+
+def _points(term: Term, formats: tuple[Format, ...], radix: Radix) -> tuple[Term, ...]:
+    """A term of sums as its points, which have the digits of its numbers and zero points."""
+    kind = torch.int8 if radix.signed else torch.uint8
+    zeros = repeat(None) if term.zero_point is None else radix.split(term.zero_point.float())
+    parts = zip(radix.split(term.values.float()), radix.worths, formats, zeros, strict=False)
+    return tuple(
+        Term(plane.to(kind), term.scale * float(worth), fmt, None, term.blocks, None if zero is None else zero.to(kind))
+        for plane, worth, fmt, zero in parts
+    )
