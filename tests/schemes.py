@@ -12,12 +12,13 @@ from ptq.errors import OptionError
 from ptq.formats import INT8_MAX
 from ptq.method import Request
 from ptq.methods.gptq import Gptq
+from ptq.methods.hqq import Hqq
 from ptq.methods.rtn import Rtn
 from ptq.qtensor import QTensor, Term
 from ptq.scheme import SCHEMES, Scheme
 from ptq.solve import Curvature
 
-METHODS = {"rtn": Rtn, "gptq": Gptq}
+METHODS = {"rtn": Rtn, "gptq": Gptq, "hqq": Hqq}
 GROUPS = ("channel", "tensor", "16", "32", "64")
 WEIGHTS = [name for name, fmt in formats.FORMATS.items() if fmt.min <= 0 <= fmt.max]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ptq.solve.curvature import Curvature
 from ptq.solve.exact import on_grid
+from ptq.solve.groups import Refine, Steps
 from ptq.solve.roundings import NEAREST, ROUNDINGS, RowRounding
 from ptq.solve.search import scale_grid, solve
 from ptq.solve.single import one_term
@@ -13,8 +14,10 @@ __all__ = [
     "NEAREST",
     "ROUNDINGS",
     "Curvature",
+    "Refine",
     "RowRounding",
     "Solution",
+    "Steps",
     "on_grid",
     "one_term",
     "scale_grid",
