@@ -12,7 +12,7 @@ from ptq.errors import OptionError
 from ptq.formats import INT8_MAX, PORTABLE_MAX
 from ptq.ladder import Ladder
 from ptq.scheme import Scheme
-from ptq.solve import ROUNDINGS, Curvature, one_term
+from ptq.solve import ROUNDINGS, Curvature, Refine, one_term
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class OneTerm:
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset()
     ROUNDING: ClassVar[str]
+    REFINE: ClassVar[Refine | None] = None
+    """What makes better scales and zero points of those of least squared error."""
 
     scheme: Scheme
     portable: bool = False
@@ -104,4 +106,5 @@ class OneTerm:
         """Quantize a weight `(groups, rows, in)`."""
         most = PORTABLE_MAX if self.portable else INT8_MAX
         rounding = ROUNDINGS[self.ROUNDING]
-        return one_term(weight, self.scheme, curvature, rounding, most=most, least_scale=least_scale)
+        refine = type(self).REFINE
+        return one_term(weight, self.scheme, curvature, rounding, most=most, least_scale=least_scale, refine=refine)

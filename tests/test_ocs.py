@@ -137,6 +137,10 @@ def test_bits_decide_how_much_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
         weights = sum(math.prod(weight.shape) for weight in split)
         stored.append(sum(weight.storage_bits for weight in split) / weights)
         assert bits - 0.3 < stored[-1] <= bits
+        for layer in made.result.report.layers:
+            counted = made.sites[layer.site].weight
+            assert counted is not None
+            assert 0 <= 8 * layer.bytes - counted.storage_bits <= 32 + 16 * len(counted.terms), "a unit, whole bytes"
         assert all(layer.integer for layer in made.result.report.computing if layer.op in ("Conv", "Gemm", "MatMul"))
         assert not computed_at_every_call(made.optimized())
         reference = made.reference()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptq.solve.curvature import Curvature
 from ptq.solve.exact import on_grid
-from ptq.solve.groups import grid_of
+from ptq.solve.groups import Refine, Steps, grid_of
 from ptq.solve.roundings import NEAREST, ROUNDINGS, RowRounding
 from ptq.solve.search import scale_grid, solve
 from ptq.solve.single import one_term
@@ -14,8 +14,10 @@ __all__ = [
     "NEAREST",
     "ROUNDINGS",
     "Curvature",
+    "Refine",
     "RowRounding",
     "Solution",
+    "Steps",
     "grid_of",
     "on_grid",
     "one_term",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -28,11 +29,15 @@ _ROOM = 1.02
 """What the scale of a row has to spare, as the nearest one of 8 bits may be too small by that."""
 
 
-class _Steps(NamedTuple):
+class Steps(NamedTuple):
     """Scales as they are stored and the zero points that go with them, `(g, rows, groups)`."""
 
     scale: Tensor
     zero: Tensor | None
+
+
+Refine = Callable[[Tensor, Steps, Scheme, ScaleGrid], Steps]
+"""Better steps for groups `(g, rows, groups, size)`, zeros behind the end of a row, that have some."""
 
 
 def solve_groups(
@@ -42,12 +47,14 @@ def solve_groups(
     rounding: RowRounding,
     least: Tensor | None = None,
     grid: ScaleGrid | None = None,
+    *,
+    refine: Refine | None = None,
 ) -> tuple[Solution, ScaleGrid]:
     """Quantize rows `(groups, rows, in)` by a scheme with groups, zero points or one scale; and the grid of scales.
 
     The scales of the groups are those of least squared error by themselves, each weight counting as the diagonal of
-    the curvature says. `least (groups, rows, 1)` bounds the scales from below; a `grid` that is given has
-    its own bound.
+    the curvature says, or what `refine` makes of them. `least (groups, rows, 1)` bounds the scales from below; a `grid`
+    that is given has its own bound.
     """
     grouping = Grouping.of(weight.shape[-1], scheme.group)
     fmt = scheme.format
@@ -56,6 +63,8 @@ def solve_groups(
     grid = grid or grid_of(weight, scheme, curvature, least)
     importance = curvature.restored(curvature.diagonal[:, None, :])
     steps = _searched(parts, grouping.split(importance), low, high, scheme, grid)
+    if refine is not None:
+        steps = refine(parts, steps, scheme, grid)
     rows, scale = curvature.arranged(weight), grouping.wide(steps.scale, curvature.order)
     zero = None if steps.zero is None else grouping.wide(steps.zero, curvature.order)
 
@@ -120,14 +129,14 @@ def _are_sparse(factors: Format | None) -> bool:
     return factors is not None and factors.values[-1] / factors.values[-2] > 1 + 1 / 16 and factors.min > 0
 
 
-def _searched(parts: Tensor, importance: Tensor, low: Tensor, high: Tensor, scheme: Scheme, grid: ScaleGrid) -> _Steps:
+def _searched(parts: Tensor, importance: Tensor, low: Tensor, high: Tensor, scheme: Scheme, grid: ScaleGrid) -> Steps:
     """For each group the best of some scales that clip more and more of it; for a tensor, the best for all."""
     fmt = scheme.format
     widest = _widest(low, high, fmt)
     tried = candidates(fmt) if scheme.clips else torch.ones(1)
     if _are_sparse(scheme.factors):
         tried = torch.cat([tried, _NEXT])
-    best: _Steps | None = None
+    best: Steps | None = None
     least = torch.full_like(widest, torch.inf)
     scales = [widest * factor for factor in tried]
     if not scheme.symmetric:
@@ -141,12 +150,12 @@ def _searched(parts: Tensor, importance: Tensor, low: Tensor, high: Tensor, sche
         if scheme.per_tensor and scheme.group is None:
             error = error.sum().expand_as(error)
         if best is None:
-            best, least = _Steps(scale, zero), error
+            best, least = Steps(scale, zero), error
             continue
         better = error < least
         least = torch.where(better, error, least)
         zeros = None if zero is None or best.zero is None else torch.where(better, zero, best.zero)
-        best = _Steps(torch.where(better, scale, best.scale), zeros)
+        best = Steps(torch.where(better, scale, best.scale), zeros)
     if best is None:
         raise AssertionError
     return best

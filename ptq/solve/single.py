@@ -17,7 +17,7 @@ from ptq.scales import ScaleGrid
 from ptq.scheme import Scheme
 from ptq.solve.curvature import Curvature
 from ptq.solve.grouping import Grouping
-from ptq.solve.groups import solve_groups
+from ptq.solve.groups import Refine, solve_groups
 from ptq.solve.roundings import NEAREST, RowRounding
 from ptq.solve.search import limits, scale_grid, solve
 from ptq.solve.solution import Solution
@@ -32,21 +32,23 @@ def one_term(
     most: int = INT8_MAX,
     least_scale: Tensor | None = None,
     grid: ScaleGrid | None = None,
+    refine: Refine | None = None,
 ) -> Ladder:
     """Quantize a weight `(groups, rows, in)`, rounding as said.
 
     Numbers are kept up to `most` steps where a row has one scale; `least_scale (out,)` bounds the scales of the rows
-    from below. They are on `grid`, where that is given.
+    from below. Scales, on `grid` where that is given, and zero points are those of least squared error, or what
+    `refine` makes of them.
     """
     if isinstance(scheme.format, Fitted):
         scheme = _fitted(weight, scheme, scheme.format, curvature, most)
     least = None if least_scale is None else least_scale.reshape(*weight.shape[:2], 1)
     fmt = scheme.format if scheme.group else _clipped(scheme.format, most)
-    if scheme.symmetric and scheme.group is None and not scheme.per_tensor:
+    if refine is None and scheme.symmetric and scheme.group is None and not scheme.per_tensor:
         grid = grid or scale_grid(weight, limits(fmt), curvature, least)
         found = solve(weight, fmt, curvature, rounding, grid)
     else:
-        found, grid = solve_groups(weight, replace(scheme, format=fmt), curvature, rounding, least, grid)
+        found, grid = solve_groups(weight, replace(scheme, format=fmt), curvature, rounding, least, grid, refine=refine)
     power = curvature.errors(curvature.arranged(weight)).reshape(-1)
     return Ladder(((_term(found, scheme, grid),),), found.error.reshape(1, -1), power)
 
