@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
+from ptq.errors import OptionError
 from ptq.formats import INT8_MAX, PORTABLE_MAX
 from ptq.ladder import Ladder
 from ptq.scheme import Scheme
-from ptq.solve import Curvature, one_term
+from ptq.solve import ROUNDINGS, Curvature, one_term
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,31 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class OneTerm:
-    """What methods have in common that give a weight one term, of any scheme; `FEEDBACK` is how they round."""
+    """What methods have in common that give a weight one term, of any scheme; `ROUNDING` names how they round."""
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset()
-    FEEDBACK: ClassVar[bool]
+    ROUNDING: ClassVar[str]
 
     scheme: Scheme
     portable: bool = False
 
     @classmethod
     def of(cls, request: Request) -> Self:
-        """Any scheme."""
+        """Any scheme.
+
+        Raises:
+            OptionError: the rounding needs data that is not there.
+
+        """
+        if ROUNDINGS[cls.ROUNDING].needs and not request.has_data:
+            name = cls.__name__.lower()
+            raise OptionError(f"--method {name} needs calibration data; give --data, or use --method rtn")
         return cls(request.scheme, request.portable)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the rounding needs, or the mean input: it keeps the mean of an output where it is."""
+        return ROUNDINGS[self.ROUNDING].needs or frozenset({"mean"})
 
     @property
     def integral(self) -> bool:
@@ -89,4 +103,5 @@ class OneTerm:
     ) -> Ladder:
         """Quantize a weight `(groups, rows, in)`."""
         most = PORTABLE_MAX if self.portable else INT8_MAX
-        return one_term(weight, self.scheme, curvature, feedback=self.FEEDBACK, most=most, least_scale=least_scale)
+        rounding = ROUNDINGS[self.ROUNDING]
+        return one_term(weight, self.scheme, curvature, rounding, most=most, least_scale=least_scale)

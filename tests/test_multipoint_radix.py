@@ -13,6 +13,7 @@ from ptq.methods.multipoint import Multipoint
 from ptq.methods.multipoint.radix import Radix
 from ptq.solve import Curvature
 from ptq.solve.feedback import nearest_rows
+from ptq.solve.roundings import HESSIAN, NEAREST
 from ptq.solve.search import scale_grid, solve
 
 FORMATS = ("int4", "int3", "int2")
@@ -85,7 +86,7 @@ def test_digits_refuse_what_does_not_fit() -> None:
 def test_gaussian_rows_at_the_known_precision(limit: int, least: float, most: float) -> None:
     """Two 4-bit points reach 41.4 dB on Gaussian rows, int8 42.4 dB."""
     weight = gaussian(1, 64, 512)
-    plain = solve(weight, Integers.up_to(limit), Curvature.unknown(1, 512), feedback=False)
+    plain = solve(weight, Integers.up_to(limit), Curvature.unknown(1, 512), NEAREST)
     nearest = (
         nearest_rows(weight, weight.abs().amax(-1, keepdim=True) / limit, Integers.up_to(limit))
         * (weight.abs().amax(-1) / limit)[..., None]
@@ -97,8 +98,8 @@ def test_gaussian_rows_at_the_known_precision(limit: int, least: float, most: fl
 @pytest.mark.parametrize("limit", [1, 7, 112])
 def test_feedback_beats_nearest_on_the_output(limit: int) -> None:
     x, weight = inputs(4000, 48), gaussian(1, 24, 48)
-    fed = solve(weight, Integers.up_to(limit), curvature(x), feedback=True)
-    near = solve(weight, Integers.up_to(limit), curvature(x), feedback=False)
+    fed = solve(weight, Integers.up_to(limit), curvature(x), HESSIAN)
+    near = solve(weight, Integers.up_to(limit), curvature(x), NEAREST)
     errors = [float(((weight - found.values * found.scale)[0] @ x.T).square().sum()) for found in (fed, near)]
     assert errors[0] < 0.8 * errors[1]
 
@@ -106,7 +107,7 @@ def test_feedback_beats_nearest_on_the_output(limit: int) -> None:
 def test_the_error_is_that_of_the_result() -> None:
     x, weight = inputs(300, 20), gaussian(1, 8, 20)
     curve = curvature(x)
-    found = solve(weight, Integers.up_to(7), curve, feedback=True)
+    found = solve(weight, Integers.up_to(7), curve, HESSIAN)
     again = curve.errors(curve.arranged(weight - found.values * found.scale))
     torch.testing.assert_close(found.error, again, rtol=1e-3, atol=1e-6)
 
@@ -118,8 +119,8 @@ def test_scales_are_stored_exactly_and_not_below_the_least() -> None:
         weight,
         Integers.up_to(7),
         curvature(inputs(300, 20)),
-        feedback=True,
-        grid=scale_grid(weight, [7], curvature(inputs(300, 20)), least),
+        HESSIAN,
+        scale_grid(weight, [7], curvature(inputs(300, 20)), least),
     )
     assert scales.storage_bits(found.scale) == 8 * 8
     assert (found.scale >= 0.9 * 2 ** (-1 / 32)).all()
@@ -170,9 +171,9 @@ def test_awkward_weights_and_inputs(case: str, name: str) -> None:
 def test_groups_are_quantized_apart() -> None:
     weight, x = gaussian(3, 2, 9), torch.stack([inputs(300, 9) * k for k in (1, 5, 0.1)])
     gram = x.double().transpose(1, 2) @ x.double() / 300
-    together = solve(weight, Integers.up_to(7), Curvature.of(gram, 300), feedback=True)
+    together = solve(weight, Integers.up_to(7), Curvature.of(gram, 300), HESSIAN)
     for k in range(3):
-        alone = solve(weight[k : k + 1], Integers.up_to(7), Curvature.of(gram[k : k + 1], 300), feedback=True)
+        alone = solve(weight[k : k + 1], Integers.up_to(7), Curvature.of(gram[k : k + 1], 300), HESSIAN)
         assert torch.equal(together.values[k], alone.values[0])
 
 
@@ -186,8 +187,8 @@ def test_more_samples_damp_less() -> None:
 def test_the_unit_of_the_inputs_does_not_matter(exponent: int) -> None:
     """Squares of 2^50 times the other numbers do not fit into float32."""
     weight, x = gaussian(1, 4, 16), inputs(100, 16)
-    plain = solve(weight, Integers.up_to(7), curvature(x), feedback=True)
-    scaled = solve(weight, Integers.up_to(7), curvature(x.double() * 2.0**exponent), feedback=True)
+    plain = solve(weight, Integers.up_to(7), curvature(x), HESSIAN)
+    scaled = solve(weight, Integers.up_to(7), curvature(x.double() * 2.0**exponent), HESSIAN)
     assert torch.equal(scaled.values, plain.values)
     assert torch.equal(scaled.scale, plain.scale)
 

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from ptq.errors import OptionError
-from ptq.method import OneTerm, Request
+from ptq.method import OneTerm
 
 
 @dataclass(frozen=True)
 class Gptq(OneTerm):
     """Columns go from the most to the least powerful input, scales of groups are fixed before ("static groups")."""
 
-    FEEDBACK: ClassVar[bool] = True
-
-    @classmethod
-    def of(cls, request: Request) -> Self:
-        """Any scheme.
-
-        Raises:
-            OptionError: there is no data.
-
-        """
-        if not request.has_data:
-            raise OptionError("--method gptq needs calibration data; give --data, or use --method rtn")
-        return super().of(request)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The second moment of the inputs."""
-        return frozenset({"moment"})
+    ROUNDING: ClassVar[str] = "hessian"
 
 
 METHOD = Gptq

@@ -12,12 +12,7 @@ from ptq.method import OneTerm
 class Rtn(OneTerm):
     """It works without data; with data, what it does to the mean of an output goes into the bias."""
 
-    FEEDBACK: ClassVar[bool] = False
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The mean input."""
-        return frozenset({"mean"})
+    ROUNDING: ClassVar[str] = "nearest"
 
 
 METHOD = Rtn

@@ -12,8 +12,9 @@ from ptq.formats import Format
 from ptq.scales import ScaleGrid, unit_below
 from ptq.scheme import Scheme
 from ptq.solve.curvature import Curvature
-from ptq.solve.feedback import nearest_rows, round_rows
+from ptq.solve.feedback import nearest_rows
 from ptq.solve.grouping import Grouping
+from ptq.solve.roundings import RowRounding
 from ptq.solve.search import candidates, compact, limits, scale_grid
 from ptq.solve.settle import settle
 from ptq.solve.solution import Solution
@@ -35,7 +36,7 @@ class _Steps(NamedTuple):
 
 
 def solve_groups(
-    weight: Tensor, scheme: Scheme, curvature: Curvature, *, feedback: bool, least: Tensor | None = None
+    weight: Tensor, scheme: Scheme, curvature: Curvature, rounding: RowRounding, least: Tensor | None = None
 ) -> tuple[Solution, ScaleGrid]:
     """Quantize rows `(groups, rows, in)` by a scheme with groups, zero points or one scale; and the grid of scales.
 
@@ -53,10 +54,10 @@ def solve_groups(
     steps = _searched(parts, grouping.split(importance), low, high, scheme, grid)
     rows, scale = curvature.arranged(weight), grouping.wide(steps.scale, curvature.order)
     zero = None if steps.zero is None else grouping.wide(steps.zero, curvature.order)
-    values = round_rows(rows, scale, fmt, curvature, zero) if feedback else nearest_rows(rows, scale, fmt, zero)
+    values = rounding.rows(rows, scale, fmt, curvature, zero)
     error = curvature.errors(rows - values * scale)
     found = Solution(values if zero is not None else compact(values, fmt), steps.scale, error, steps.zero)
-    if feedback and not (scheme.per_tensor and scheme.group is None):
+    if rounding.settles and not (scheme.per_tensor and scheme.group is None):
         found = settle(rows, found, fmt, curvature, grid, grouping)
     return Solution(curvature.restored(found.values), found.scale, found.error, found.zero), grid
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from ptq.formats import Format
 from ptq.scales import ScaleGrid
 from ptq.solve.curvature import Curvature
-from ptq.solve.feedback import nearest_rows, round_rows
 from ptq.solve.grouping import Grouping
+from ptq.solve.roundings import RowRounding
 from ptq.solve.settle import settle
 from ptq.solve.solution import Solution
 
@@ -62,7 +62,7 @@ def scale_grid(
 
 
 def solve(
-    weight: Tensor, fmt: Format, curvature: Curvature, *, feedback: bool, grid: ScaleGrid | None = None
+    weight: Tensor, fmt: Format, curvature: Curvature, rounding: RowRounding, grid: ScaleGrid | None = None
 ) -> Solution:
     """Quantize rows `(groups, rows, in)` to numbers of a format, each with a scale on a grid of their own or `grid`.
 
@@ -76,21 +76,21 @@ def solve(
     best: Solution | None = None
     for factors in torch.split(candidates(fmt), together):
         scale = grid.snap((widest * factors[:, None, None])[..., None])
-        found = _best_of(rows, scale, fmt, curvature, feedback=feedback)
+        found = _best_of(rows, scale, fmt, curvature, rounding)
         best = found if best is None else best.better(found)
     if best is None:
         raise AssertionError
-    if feedback:
+    if rounding.settles:
         best = settle(rows, best, fmt, curvature, grid, Grouping.of(rows.shape[-1], None))
     return replace(best, values=curvature.restored(best.values))
 
 
-def _best_of(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, *, feedback: bool) -> Solution:
+def _best_of(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, rounding: RowRounding) -> Solution:
     """Round with every scale of `(candidates, groups, rows, 1)` at once, and keep each row's best."""
     candidates, groups, count, _ = scale.shape
     many = rows.repeat(1, candidates, 1)
     scales = scale.transpose(0, 1).reshape(groups, candidates * count, 1)
-    values = round_rows(many, scales, fmt, curvature) if feedback else nearest_rows(many, scales, fmt)
+    values = rounding.rows(many, scales, fmt, curvature, None)
     error = curvature.errors(many - values * scales).reshape(groups, candidates, count)
     least, winner = error.min(dim=1)
     values = values.reshape(groups, candidates, count, -1)

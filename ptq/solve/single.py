@@ -18,6 +18,7 @@ from ptq.scheme import Scheme
 from ptq.solve.curvature import Curvature
 from ptq.solve.grouping import Grouping
 from ptq.solve.groups import solve_groups
+from ptq.solve.roundings import NEAREST, RowRounding
 from ptq.solve.search import limits, scale_grid, solve
 from ptq.solve.solution import Solution
 
@@ -26,12 +27,12 @@ def one_term(
     weight: Tensor,
     scheme: Scheme,
     curvature: Curvature,
+    rounding: RowRounding,
     *,
-    feedback: bool,
     most: int = INT8_MAX,
     least_scale: Tensor | None = None,
 ) -> Ladder:
-    """Quantize a weight `(groups, rows, in)`, rounding to nearest or with error feedback.
+    """Quantize a weight `(groups, rows, in)`, rounding as said.
 
     Numbers are kept up to `most` steps where a row has one scale; `least_scale (out,)` bounds the scales of the rows
     from below.
@@ -42,9 +43,9 @@ def one_term(
     fmt = scheme.format if scheme.group else _clipped(scheme.format, most)
     if scheme.symmetric and scheme.group is None and not scheme.per_tensor:
         grid = scale_grid(weight, limits(fmt), curvature, least)
-        found = solve(weight, fmt, curvature, feedback=feedback, grid=grid)
+        found = solve(weight, fmt, curvature, rounding, grid)
     else:
-        found, grid = solve_groups(weight, replace(scheme, format=fmt), curvature, feedback=feedback, least=least)
+        found, grid = solve_groups(weight, replace(scheme, format=fmt), curvature, rounding, least)
     power = curvature.errors(curvature.arranged(weight)).reshape(-1)
     return Ladder(((_term(found, scheme, grid),),), found.error.reshape(1, -1), power)
 
@@ -54,7 +55,7 @@ def _fitted(weight: Tensor, scheme: Scheme, fitted: Fitted, curvature: Curvature
     choices = [replace(scheme, format=fmt) for fmt in fitted.formats(weight)]
     if len(choices) == 1:
         return choices[0]
-    ladders = (one_term(weight, choice, curvature, feedback=False, most=most) for choice in choices)
+    ladders = (one_term(weight, choice, curvature, NEAREST, most=most) for choice in choices)
     errors = [float(ladder.error.double().sum()) for ladder in ladders]
     return choices[errors.index(min(errors))]
 

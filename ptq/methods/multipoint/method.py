@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from ptq import formats
+from ptq import formats, registry
 from ptq.errors import OptionError, suggest
 from ptq.formats import Format
 from ptq.formats.integer import IntFormat
@@ -18,11 +18,10 @@ from ptq.methods.multipoint.greedy import greedy_rows
 from ptq.methods.multipoint.radix import Radix
 from ptq.qtensor import Term
 from ptq.scheme import Scheme
-from ptq.solve import Curvature, Solution, scale_grid, solve
+from ptq.solve import ROUNDINGS, Curvature, Solution, scale_grid, solve
 
 _GREEDY: Final = {"greedy": "exact", "greedy-grid": "grid"}
 SEARCHES: Final = ("radix", *_GREEDY)
-ROUNDINGS: Final = ("nearest", "hessian")
 GREEDY_POINTS: Final = 4
 
 
@@ -46,10 +45,11 @@ class Multipoint:
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
             raise OptionError(f"unknown --search {self.search!r}; {suggest(self.search, SEARCHES)}")
-        if self.rounding not in ROUNDINGS:
-            raise OptionError(f"unknown --rounding {self.rounding!r}; {suggest(self.rounding, ROUNDINGS)}")
-        if self.search in _GREEDY and self.rounding == "hessian":
-            raise OptionError("greedy points are rounded to nearest, not by hessian; use --rounding nearest, or radix")
+        registry.get("--rounding", self.rounding, ROUNDINGS)
+        if self.search in _GREEDY and self.rounding != "nearest":
+            raise OptionError(
+                f"greedy points are rounded to nearest, not by {self.rounding}; use --rounding nearest, or radix"
+            )
 
     @classmethod
     def of(cls, request: Request) -> Multipoint:
@@ -68,9 +68,9 @@ class Multipoint:
                 f"use --method gptq or rtn for it"
             )
         search, rounding = options.get("search") or "radix", options.get("rounding")
-        if rounding == "hessian" and not request.has_data:
-            raise OptionError("--rounding hessian needs calibration data; give --data")
         rounding = rounding or ("hessian" if request.has_data and search == "radix" else "nearest")
+        if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
+            raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
         points = options.get("points")
         made = cls(base, search, rounding, request.portable, LAST if points is None else None)
         most = made.most_points
@@ -87,7 +87,7 @@ class Multipoint:
     @property
     def needs(self) -> frozenset[str]:
         """The statistics of its inputs that a weight has to come with."""
-        return frozenset({"moment"}) if self.rounding == "hessian" else frozenset()
+        return ROUNDINGS[self.rounding].needs
 
     @property
     def integral(self) -> bool:
@@ -115,8 +115,8 @@ class Multipoint:
         sums = {formats: radix for formats, radix in self.sums().items() if len(formats) <= (points or len(formats))}
         least = None if least_scale is None else least_scale.reshape(*weight.shape[:2], 1)
         grid = scale_grid(weight, [radix.limit for radix in sums.values()], curvature, least)
-        feedback = self.rounding == "hessian"
-        found = [solve(weight, radix.grid, curvature, feedback=feedback, grid=grid) for radix in sums.values()]
+        rounding = ROUNDINGS[self.rounding]
+        found = [solve(weight, radix.grid, curvature, rounding, grid) for radix in sums.values()]
         terms = tuple(_terms(each, *one) for each, one in zip(found, sums.items(), strict=True))
         return Ladder(terms, torch.stack([each.error.reshape(-1) for each in found]), power)
 

@@ -1,0 +1,37 @@
+"""How rows are put on a grid of which the scales are known: the roundings that methods choose from, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from torch import Tensor
+
+from ptq.formats import Format
+from ptq.solve.curvature import Curvature
+from ptq.solve.feedback import nearest_rows, round_rows
+
+PutsRows = Callable[[Tensor, Tensor, Format, Curvature, Tensor | None], Tensor]
+"""Gives numbers of the format, less zero points, for rows `(g, rows, in)` in the order of the curvature.
+
+Scales and zero points, which come before and after format and curvature, are `(g, rows, in)` or `(g, rows, 1)`.
+"""
+
+
+@dataclass(frozen=True)
+class RowRounding:
+    """One way to round rows; `needs` are the statistics without which it is none."""
+
+    rows: PutsRows
+    needs: frozenset[str] = frozenset({"moment"})
+    settles: bool = False
+    """Whether coordinate descent follows, on the numbers and the scales (`ptq.solve.settle`)."""
+
+
+NEAREST: Final = RowRounding(lambda rows, scale, fmt, _, zero: nearest_rows(rows, scale, fmt, zero), needs=frozenset())
+HESSIAN: Final = RowRounding(round_rows, settles=True)
+
+ROUNDINGS: Final[Mapping[str, RowRounding]] = MappingProxyType({"nearest": NEAREST, "hessian": HESSIAN})
+"""All of them."""
