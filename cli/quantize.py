@@ -18,6 +18,7 @@ _Command = Callable[..., Any]
 
 _RECIPE = (
     click.option("--method", default="multipoint", show_default=True, help="multipoint, gptq, rtn."),
+    click.option("--step", "steps", multiple=True, metavar="NAME", help="Done besides, in order; may be repeated."),
     click.option("--weights", default="int4", show_default=True, help="A format; `ptq formats` lists them."),
     click.option("--group", help="What shares a scale: channel, tensor, or 16 to 256 weights  [default: channel]."),
     click.option("--bits", type=float, help="Average bits per weight  [default: 0.4 above the base format]."),

@@ -14,7 +14,10 @@ T = TypeVar("T")
 
 
 class Modules(Mapping[str, ModuleType]):
-    """The public modules of a package by name; listing them imports none, looking one up imports that one."""
+    """The public modules of a package by name; listing them imports none, looking one up imports that one.
+
+    A `-` in a name is `_` in its module.
+    """
 
     def __init__(self, package: str) -> None:
         self._package = package
@@ -22,7 +25,7 @@ class Modules(Mapping[str, ModuleType]):
     def __getitem__(self, name: str) -> ModuleType:
         if name not in self._names():
             raise KeyError(name)
-        return importlib.import_module(f"{self._package}.{name}")
+        return importlib.import_module(f"{self._package}.{name.replace('-', '_')}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names())
@@ -32,7 +35,8 @@ class Modules(Mapping[str, ModuleType]):
 
     def _names(self) -> list[str]:
         path = importlib.import_module(self._package).__path__
-        return sorted(found.name for found in pkgutil.iter_modules(path) if not found.name.startswith("_"))
+        names = (found.name for found in pkgutil.iter_modules(path) if not found.name.startswith("_"))
+        return sorted(name.replace("_", "-") for name in names)
 
 
 def get(kind: str, name: str, known: Mapping[str, T]) -> T:

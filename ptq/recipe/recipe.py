@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import Any
 
-from ptq import formats, registry, scheme
+from ptq import scheme
 from ptq.errors import ModelError, OptionError, suggest
 from ptq.formats import INT8_MAX
-from ptq.formats.minifloat import FloatFormat
 from ptq.lowering.target import TARGETS, Pair, Target
 from ptq.method import Method, Request
 from ptq.methods.rtn import Rtn
 from ptq.model.sites import LOOKUPS, Site
 from ptq.ranges import RANGES
-from ptq.scheme import Scheme
-
-METHODS: Final = registry.Modules("ptq.methods")
-UINT8, DYNAMIC, NONE = "uint8", "dynamic", "none"
-INTEGER: Final = (UINT8, DYNAMIC)
-"""Activations that int8 kernels compute with: with ranges from calibration, and with those of every input."""
-
-SIMULATED: Final = tuple(
-    fmt.name for fmt in formats.FORMATS.values() if isinstance(fmt, FloatFormat) and fmt.onnx and fmt.bits == 8
+from ptq.recipe.options import (
+    ACTIVATIONS,
+    DYNAMIC,
+    EMBEDDINGS,
+    INT8,
+    INTEGER,
+    METHODS,
+    MINMAX,
+    NONE,
+    PER,
+    STEPS,
+    UINT8,
+    choice,
+    listed,
+    readers,
+    why_no_activations,
 )
-"""Activations that are rounded to a format and computed with in float: what a runtime that has it would give."""
-
-ACTIVATIONS: Final = (*INTEGER, *SIMULATED, NONE)
-INT8: Final = "int8"
-"""Activations that only some targets take."""
-
-MINMAX: Final = "minmax"
-PER: Final = ("channel", "layer")
-ABOVE_BASE: Final = 0.4
-"""Bits per weight above the base format that are spent when no option says otherwise."""
-
-EMBEDDINGS: Final = "int8"
-"""The format of embedding tables when no option says otherwise: a row of it is as good as one of float32."""
+from ptq.recipe.plan import Plan
+from ptq.scheme import Scheme
 
 _FEW_BITS = 8
 _EMBEDDING_GROUP = "32"
@@ -49,6 +44,7 @@ class Recipe:
     """What to do, as the user says it; None leaves the choice to the data that is there."""
 
     method: str = "multipoint"
+    steps: tuple[str, ...] = ()
     weights: str = "int4"
     group: str | None = None
     bits: float | None = None
@@ -72,15 +68,19 @@ class Recipe:
             OptionError: one has an unknown value, is out of range, or contradicts another.
 
         """
-        _choice("--method", self.method, METHODS)
-        _choice("--group", self.group, (*scheme.SHARED, None))
-        _choice("--per", self.per, (*PER, None))
-        _choice("--range", self.range, RANGES)
-        _choice("--target", self.target, TARGETS)
+        choice("--method", self.method, METHODS)
+        for step in self.steps:
+            choice("--step", step, STEPS)
+        if len(set(self.steps)) < len(self.steps):
+            raise OptionError(f"--step {' --step '.join(self.steps)} names one twice; a step is done once")
+        choice("--group", self.group, (*scheme.SHARED, None))
+        choice("--per", self.per, (*PER, None))
+        choice("--range", self.range, RANGES)
+        choice("--target", self.target, TARGETS)
         more = (INT8,) if self._target.pairs else ()
-        _choice("--activations", self.activations, (*ACTIVATIONS, *more, None), _why_not)
-        _choice("--embeddings", self.embeddings, (*scheme.known(), NONE))
-        _choice("--first-last", self.first_last, ("int8", None))
+        choice("--activations", self.activations, (*ACTIVATIONS, *more, None), why_no_activations)
+        choice("--embeddings", self.embeddings, (*scheme.known(), NONE))
+        choice("--first-last", self.first_last, ("int8", None))
         chosen = [f"--{name}" for name in ("bits", "tolerance", "points") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise OptionError(f"{' and '.join(chosen)} both say how many points there are; give one of them")
@@ -108,8 +108,9 @@ class Recipe:
             if name not in known:
                 raise OptionError(f"unknown option {name!r}; {suggest(name, known)}")
         values = dict(options)
-        keep = values.get("keep_float", ())
-        values["keep_float"] = (keep,) if isinstance(keep, str) else tuple(keep)
+        for name in ("keep_float", "steps"):
+            said = values.get(name, ())
+            values[name] = (said,) if isinstance(said, str) else tuple(said)
         if values.get("group") is not None:
             values["group"] = str(values["group"])
         return cls(**values)
@@ -162,15 +163,22 @@ class Recipe:
                 f"scale a row, not {found.describe()}; use --activations none, or signed integers of up to 8 bits"
             )
         made: Method = METHODS[self.method].METHOD.of(self._request(found, has_data=has_data))
-        for name in sorted(_METHOD_OPTIONS - made.OPTIONS):
-            if getattr(self, name) is not None:
-                readers = [method for method in METHODS if name in METHODS[method].METHOD.OPTIONS]
-                raise OptionError(f"--method {self.method} has no --{name}, {' and '.join(readers)} has; leave it out")
+        chosen = {f"--method {self.method}", *(f"--step {step}" for step in self.steps)}
+        for name, reading in readers().items():
+            if getattr(self, name) is not None and chosen.isdisjoint(reading):
+                raise OptionError(f"--{name} is read by {listed(reading)}, not by {listed(chosen)}; leave it out")
         return made
 
     def _request(self, found: Scheme, *, has_data: bool) -> Request:
-        options = {name: getattr(self, name) for name in _METHOD_OPTIONS}
-        return Request(found, has_data, self.portable, options)
+        return Request(found, has_data, self.portable, {name: getattr(self, name) for name in readers()})
+
+    def _stepping(self, request: Request) -> tuple[Any, ...]:
+        """The steps, in order."""
+        steps = [(name, STEPS[name].STEP.of(request)) for name in self.steps]
+        for name, step in steps:
+            if step.needs_data and not request.has_data:
+                raise OptionError(f"--step {name} needs calibration data; give --data")
+        return tuple(step for _, step in steps)
 
     def _lookup(self) -> Method | None:
         """What quantizes embedding tables: their rows are read one by one, so that no input weighs their columns."""
@@ -225,7 +233,8 @@ class Recipe:
                 raise OptionError("--keep-float leaves every layer in float; give a narrower pattern")
             why = next(iter(floats.values()))
             raise OptionError(f"every layer stays in float, the first as {why}; give other --weights or --keep-float")
-        return Plan(methods, floats, activations, self, pair)
+        steps = self._stepping(self._request(method.scheme, has_data=has_data))
+        return Plan(methods, floats, activations, self, pair, steps)
 
     def _kept(self, sites: Iterable[Site]) -> dict[str, str]:
         kept: dict[str, str] = {}
@@ -237,51 +246,3 @@ class Recipe:
                 raise OptionError(f"--keep-float {pattern!r} matches no layer; the layers are {shown}")
             kept |= dict.fromkeys(matched, f"kept in float by --keep-float {pattern}")
         return kept
-
-
-_METHOD_OPTIONS: Final = frozenset({"bits", "tolerance", "points", "per", "search", "rounding"})
-"""The options that only some methods read."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was decided: the method of each site (None stays float), why, and what activations are."""
-
-    methods: Mapping[str, Method | None]
-    reasons: Mapping[str, str]
-    activations: str
-    recipe: Recipe
-    pair: Pair | None = None
-    """What a target computes with that takes only some pairs."""
-
-    @property
-    def measures(self) -> bool:
-        """Whether bits go to the sites that matter most to the output, which takes samples that nothing else saw."""
-        bits = "bits" in METHODS[self.recipe.method].METHOD.OPTIONS
-        return bits and self.recipe.points is None and self.recipe.tolerance is None
-
-    @property
-    def budget(self) -> float:
-        """Average bits per weight to spend when neither tolerance nor points say how many."""
-        return self.recipe.bits or scheme.parse(self.recipe.weights).bits + ABOVE_BASE
-
-
-def _choice(option: str, value: str | None, known: Iterable[str | None], why: Callable[[str], str] = str) -> None:
-    if value in known:
-        return
-    names = [name for name in known if name]
-    said = why(str(value))
-    raise OptionError(said if said != value else f"unknown {option} {value!r}; {suggest(str(value), names)}")
-
-
-def _why_not(activations: str) -> str:
-    """Why a format is none for activations; the name itself where it is no format."""
-    if activations not in scheme.known():
-        return activations
-    if activations == "int8":
-        return (
-            "--activations int8: ONNX Runtime's int8 kernels for CPUs fuse uint8 activations reliably, int8 not; "
-            "use uint8, or --target cuda or tensorrt"
-        )
-    shown = ", ".join(ACTIVATIONS)
-    return f"--activations {activations}: no kernel of ONNX Runtime takes them, nor do ONNX's casts; use {shown}"

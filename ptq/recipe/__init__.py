@@ -1,0 +1,9 @@
+"""What to do, as a user says it, and what that means for each site of a model."""
+
+from __future__ import annotations
+
+from ptq.recipe.options import ACTIVATIONS, METHODS, NONE, STEPS, UINT8
+from ptq.recipe.plan import Plan
+from ptq.recipe.recipe import Recipe
+
+__all__ = ["ACTIVATIONS", "METHODS", "NONE", "STEPS", "UINT8", "Plan", "Recipe"]
