@@ -17,7 +17,7 @@ _Command = Callable[..., Any]
 
 
 _RECIPE = (
-    click.option("--method", default="multipoint", show_default=True, help="multipoint, gptq, rtn."),
+    click.option("--method", default="multipoint", show_default=True, help="multipoint, mixed, gptq, rtn."),
     click.option("--step", "steps", multiple=True, metavar="NAME", help="Done besides, in order; may be repeated."),
     click.option("--weights", default="int4", show_default=True, help="A format; `ptq formats` lists them."),
     click.option("--group", help="What shares a scale: channel, tensor, or 16 to 256 weights  [default: channel]."),
@@ -27,6 +27,11 @@ _RECIPE = (
     click.option("--per", help="Choose points per channel or layer  [default: channel]."),
     click.option("--search", help="radix, greedy (the paper's), greedy-grid  [default: radix]."),
     click.option("--rounding", help="nearest or hessian  [default: hessian with data]."),
+    click.option(
+        "--among", metavar="FORMATS", help="Formats of layers, of mixed: int2,int4,int8  [default: int2 to int8]."
+    ),
+    click.option("--metric", help="What mixed spends bits by: sensitivity or ompq  [default: sensitivity]."),
+    click.option("--beta", type=float, help="How much ompq makes of likeness  [default: 1]."),
     click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI."),
     click.option("--activations", help="uint8, dynamic, none, or fp8_* simulated  [default: uint8 with data]."),
     click.option("--target", default="cpu", show_default=True, help="What runs the file: cpu, cuda or tensorrt."),

@@ -17,13 +17,15 @@ class Ladder:
 
     Of one that is `whole`, all rows stand on the same rung.
     `rungs[n][k]` is point `k` of all rows when they stand on rung `n`. `error (rungs, out)` is the power of the output
-    error and `power (out,)` that of the output, both in the metric that the method minimised.
+    error and `power (out,)` that of the output, both in the metric that the method minimised. `base` is the rung of the
+    format that was asked for: what a site does to the output of the network is measured there.
     """
 
     rungs: tuple[tuple[Term, ...], ...]
     error: Tensor
     power: Tensor
     whole: bool = False
+    base: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,10 @@ from ptq.errors import ModelError
 from ptq.ladder import Ladder
 from ptq.lowering import Execution
 from ptq.method import Method
+from ptq.methods.mixed import OMPQ
 from ptq.model.graph import Model
 from ptq.model.sites import Site
+from ptq.orthogonality import BETA, orthogonality, output_grams, thetas, worths
 from ptq.pipeline.calibrate import BATCH, Statistics
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
@@ -27,6 +29,7 @@ from ptq.sensitivity import output_effects
 from ptq.solve import Curvature, on_grid
 
 _MOST_BIAS_STEPS = 2.0**30
+_OMPQ_UNIT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,23 +195,37 @@ def _allocate(given: _Given, solved: Mapping[str, _Solved], measured: Dataset | 
         return rungs | allocation.all_on(free, recipe.points - 1)
     if recipe.tolerance is not None:
         return rungs | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
-    effects = _effects(given, {name: solved[name] for name in free}, measured, stages)
     bits = given.plan.budget
     if recipe.bits is None:  # of small layers, scales alone may take more than what is usual
         bits = max(bits, allocation.lowest(free))
+    if recipe.metric == OMPQ and measured is not None:
+        worth = _worths(given, [solved[name].site for name in free], measured, stages)
+        costs = {name: -worth[name] * allocation.widths(ladder) / _OMPQ_UNIT for name, ladder in free.items()}
+        return rungs | allocation.by_layer(free, costs, bits)[0]
+    effects = _effects(given, {name: solved[name] for name in free}, measured, stages)
     return rungs | allocation.by_bits(free, effects, bits, per_layer=per_layer)[0]
+
+
+def _worths(given: _Given, sites: Sequence[Site], measured: Dataset, stages: Stages) -> dict[str, float]:
+    """What eight bits are worth at each site, by OMPQ."""
+    beta = given.plan.recipe.beta
+    with stages.stage("allocate", len(sites)) as advance:
+        grams = output_grams(given.model, sites, [batch.feeds for batch in measured.batches(BATCH)], advance)
+    found = worths(thetas(orthogonality(grams), BETA if beta is None else beta))
+    return dict(zip([site.name for site in sites], found.tolist(), strict=True))
 
 
 def _effects(
     given: _Given, solved: Mapping[str, _Solved], measured: Dataset | None, stages: Stages
 ) -> dict[str, float]:
-    """What each site on its lowest rung does to the output; without data, to its own output.
+    """What each site on its base rung does to the output; without data, to its own output.
 
     The site is rounded anew for it, without the samples it is measured on, where there are enough of them.
     """
     model, statistics = given.model, given.statistics
     if statistics is None or measured is None:
-        totals = {name: (found.ladder.error[0].sum(), found.ladder.power.sum()) for name, found in solved.items()}
+        ladders = {name: found.ladder for name, found in solved.items()}
+        totals = {name: (each.error[each.base].sum(), each.power.sum()) for name, each in ladders.items()}
         return {name: float(error / power) if power > 0 else 0.0 for name, (error, power) in totals.items()}
 
     def change(name: str) -> dict[str, np.ndarray]:
@@ -222,9 +239,9 @@ def _effects(
 
 
 def _change(model: Model, solved: _Solved) -> dict[str, np.ndarray]:
-    """The initializers of the model when one site is on its lowest rung."""
+    """The initializers of the model when one site is on its base rung."""
     site = solved.site
-    alone = solved.pick(solved.ladder.all_on(0))
+    alone = solved.pick(solved.ladder.all_on(solved.ladder.base))
     arrays = {site.weight: site.tensor(alone.weight.dequantize().numpy())}
     bias = site.uses[0].bias
     if alone.bias_shift is not None and bias is not None:

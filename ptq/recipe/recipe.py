@@ -53,6 +53,9 @@ class Recipe:
     per: str | None = None
     search: str | None = None
     rounding: str | None = None
+    among: tuple[str, ...] | None = None
+    metric: str | None = None
+    beta: float | None = None
     portable: bool = False
     activations: str | None = None
     target: str = "cpu"
@@ -111,6 +114,8 @@ class Recipe:
         for name in ("keep_float", "steps"):
             said = values.get(name, ())
             values[name] = (said,) if isinstance(said, str) else tuple(said)
+        if isinstance(values.get("among"), str):
+            values["among"] = tuple(values["among"].split(","))
         if values.get("group") is not None:
             values["group"] = str(values["group"])
         return cls(**values)

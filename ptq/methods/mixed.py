@@ -1,0 +1,109 @@
+"""Mixed precision: a layer has one integer format among several, and the budget says which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from ptq import registry, scheme
+from ptq.errors import OptionError, suggest
+from ptq.formats import INT8_MAX, PORTABLE_MAX
+from ptq.ladder import Ladder
+from ptq.method import Request
+from ptq.scheme import ROW, TENSOR, Scheme
+from ptq.solve import ROUNDINGS, Curvature, one_term
+
+FORMATS: Final = tuple(f"int{bits}" for bits in range(2, 9))
+"""What a layer may have when no option says."""
+
+SENSITIVITY: Final = "sensitivity"
+OMPQ: Final = "ompq"
+METRICS: Final = (SENSITIVITY, OMPQ)
+"""What is spent where: what a layer does to the output, or how unlike those of other layers its output is."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Formats that a layer may have, the narrowest first, and the metric by which they are chosen."""
+
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"bits", "among", "metric", "beta", "rounding"})
+
+    scheme: Scheme
+    choices: tuple[Scheme, ...]
+    rounding: str
+    portable: bool = False
+
+    @classmethod
+    def of(cls, request: Request) -> Mixed:
+        """The method for a request.
+
+        Raises:
+            OptionError: a format is no integer that int8 kernels take, the format of the request is not among them,
+                or the rounding or the metric needs data that is not there.
+
+        """
+        said, options = request.scheme, request.options
+        names = tuple(options.get("among") or FORMATS)
+        known = {name: scheme.parse(name) for name in FORMATS}
+        for name in names:
+            registry.get("--among", name, known)
+        ordered = sorted(dict.fromkeys(names), key=FORMATS.index)
+        shared = str(said.group) if said.group else TENSOR if said.per_tensor else ROW
+        choices = tuple(
+            scheme.parse(name, shared, integer=said.fits_int8, portable=request.portable) for name in ordered
+        )
+        if said not in choices:
+            raise OptionError(
+                f"--method mixed chooses among {', '.join(ordered)}, and --weights {said.describe()} is none of them; "
+                f"name it in --among, or give another"
+            )
+        rounding = options.get("rounding") or ("hessian" if request.has_data else "nearest")
+        if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
+            raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
+        metric = options.get("metric") or SENSITIVITY
+        if metric not in METRICS:
+            raise OptionError(f"unknown --metric {metric!r}; {suggest(metric, METRICS)}")
+        if metric == OMPQ and not request.has_data:
+            raise OptionError(f"--metric {OMPQ} needs calibration data; give --data, or --metric {SENSITIVITY}")
+        if metric != OMPQ and options.get("beta") is not None:
+            raise OptionError(f"--metric {metric} has no --beta, {OMPQ} has; leave it out")
+        return cls(said, choices, rounding, request.portable)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the rounding needs, or the mean input: it keeps the mean of an output where it is."""
+        return ROUNDINGS[self.rounding].needs or frozenset({"mean"})
+
+    @property
+    def integral(self) -> bool:
+        """There is one term."""
+        return True
+
+    def ladder(
+        self,
+        weight: Tensor,
+        curvature: Curvature,
+        *,
+        points: int | None = None,  # noqa: ARG002  (there is one)
+        least_scale: Tensor | None = None,
+    ) -> Ladder:
+        """Quantize a weight `(groups, rows, in)` to every format; all rows have the same."""
+        most = PORTABLE_MAX if self.portable else INT8_MAX
+        made = [
+            one_term(weight, choice, curvature, ROUNDINGS[self.rounding], most=most, least_scale=least_scale)
+            for choice in self.choices
+        ]
+        rungs = tuple(rung for ladder in made for rung in ladder.rungs)
+        return Ladder(
+            rungs,
+            torch.cat([ladder.error for ladder in made]),
+            made[0].power,
+            whole=True,
+            base=self.choices.index(self.scheme),
+        )
+
+
+METHOD = Mixed
