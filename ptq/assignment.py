@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -102,16 +106,33 @@ class _Program:
         for amounts, limit in zip(self.amounts, most or self.most, strict=True):
             unit = abs(limit) or 1.0
             constraints.append(LinearConstraint(amounts[None] / unit, -np.inf, limit / unit))
-        found = milp(
-            costs,
-            integrality=np.full(count, int(whole)),
-            bounds=Bounds(0, 1),
-            constraints=constraints,
-            options={"mip_rel_gap": 0.0},
-        )
+        with _silence():
+            found = milp(
+                costs,
+                integrality=np.full(count, int(whole)),
+                bounds=Bounds(0, 1),
+                constraints=constraints,
+                options={"mip_rel_gap": 0.0},
+            )
         if found.status == _INFEASIBLE:
             return None
         if found.x is None:
             raise AssertionError(found.message)
         solution: NDArray[np.float64] = found.x
         return solution
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop what C code prints: HiGHS 1.12 has a line for its developers that no option turns off."""
+    stdio = ctypes.CDLL(None)
+    stdio.fflush(None)
+    shown = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            yield
+            stdio.fflush(None)
+    finally:
+        os.dup2(shown, 1)
+        os.close(shown)

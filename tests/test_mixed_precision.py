@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -107,6 +108,18 @@ def test_more_is_never_worse() -> None:
     found = [cost(costs, assign(costs, [Budget("amount", budget.amounts, limit)])) for limit in limits]
     assert all(after <= before for before, after in itertools.pairwise(found))
     assert found[-1] == pytest.approx(sum(min(each) for each in costs.values()))
+
+
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """HiGHS would, in some of these."""
+    for seed in range(8):
+        generator = np.random.default_rng(seed)
+        weights, effects = 10 ** generator.uniform(3, 6, 50), 10 ** generator.uniform(-5, -2, 50)
+        costs = {str(k): (effects[k] * 4.0 ** -np.arange(7)).tolist() for k in range(50)}
+        bits = {str(k): [int(weights[k]) * width for width in range(2, 9)] for k in range(50)}
+        assign(costs, [Budget("bits", bits, int(4.1 * weights.sum()))])
+    os.write(1, b"mine")
+    assert capfd.readouterr().out == "mine"
 
 
 def test_costs_of_nothing_and_negative_ones() -> None:

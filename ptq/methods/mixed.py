@@ -87,14 +87,18 @@ class Mixed:
         weight: Tensor,
         curvature: Curvature,
         *,
-        points: int | None = None,  # noqa: ARG002  (there is one)
+        points: int | None = None,
         least_scale: Tensor | None = None,
     ) -> Ladder:
-        """Quantize a weight `(groups, rows, in)` to every format; all rows have the same."""
+        """Quantize a weight `(groups, rows, in)` to every format, or with `points` to that of `scheme`.
+
+        All rows have the same.
+        """
+        choices = self.choices if points is None else (self.scheme,)
         most = PORTABLE_MAX if self.portable else INT8_MAX
         made = [
             one_term(weight, choice, curvature, ROUNDINGS[self.rounding], most=most, least_scale=least_scale)
-            for choice in self.choices
+            for choice in choices
         ]
         rungs = tuple(rung for ladder in made for rung in ladder.rungs)
         return Ladder(
@@ -102,7 +106,7 @@ class Mixed:
             torch.cat([ladder.error for ladder in made]),
             made[0].power,
             whole=True,
-            base=self.choices.index(self.scheme),
+            base=choices.index(self.scheme),
         )
 
 
