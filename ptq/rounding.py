@@ -106,11 +106,16 @@ def stochastic(fmt: Format, x: Tensor, uniform: Tensor) -> Tensor:
 
     Both have 53 bits, so that a mean is off by less than 2^-52 of the gap between the neighbours.
     """
-    table = _table(fmt).to(x.device)
-    inside = x.double().clamp(fmt.min, fmt.max).contiguous()  # torch warns of others
-    upper = torch.searchsorted(table, inside, right=True).clamp(1, len(table) - 1)
-    low, high = table[upper - 1], table[upper]
+    inside = x.double().clamp(fmt.min, fmt.max)
+    low, high = neighbours(fmt, inside)
     return _finished(fmt, x, torch.where(uniform * (high - low) < inside - low, high, low))
+
+
+def neighbours(fmt: Format, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest number of the format up to `x` and the next, or the last two of its end; in the dtype of `x`."""
+    table = _table(fmt).to(x.device)
+    upper = torch.searchsorted(table, x.double().contiguous(), right=True).clamp(1, len(table) - 1)
+    return table[upper - 1].to(x.dtype), table[upper].to(x.dtype)
 
 
 def _finished(fmt: Format, x: Tensor, rounded: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ptq.solve.feedback import nearest_rows
 from ptq.solve.grouping import Grouping
 from ptq.solve.roundings import RowRounding
 from ptq.solve.search import candidates, compact, limits, scale_grid
-from ptq.solve.settle import settle
+from ptq.solve.settle import Improver
 from ptq.solve.solution import Solution
 
 _E8M0 = formats.get("e8m0")
@@ -54,11 +54,14 @@ def solve_groups(
     steps = _searched(parts, grouping.split(importance), low, high, scheme, grid)
     rows, scale = curvature.arranged(weight), grouping.wide(steps.scale, curvature.order)
     zero = None if steps.zero is None else grouping.wide(steps.zero, curvature.order)
-    values = rounding.rows(rows, scale, fmt, curvature, zero)
-    error = curvature.errors(rows - values * scale)
-    found = Solution(values if zero is not None else compact(values, fmt), steps.scale, error, steps.zero)
-    if rounding.settles and not (scheme.per_tensor and scheme.group is None):
-        found = settle(rows, found, fmt, curvature, grid, grouping)
+
+    def first(rounding: RowRounding) -> Solution:
+        values = rounding.rows(rows, scale, fmt, curvature, zero)
+        error = curvature.errors(rows - values * scale)
+        return Solution(values if zero is not None else compact(values, fmt), steps.scale, error, steps.zero)
+
+    shared = scheme.per_tensor and scheme.group is None
+    found = Improver(rows, fmt, curvature, grid, grouping, shared).solution(rounding, first)
     return Solution(curvature.restored(found.values), found.scale, found.error, found.zero), grid
 
 

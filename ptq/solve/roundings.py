@@ -12,6 +12,8 @@ from torch import Tensor
 from ptq.formats import Format
 from ptq.solve.curvature import Curvature
 from ptq.solve.feedback import nearest_rows, round_rows
+from ptq.solve.learned import learn_rows
+from ptq.solve.path import follow_rows
 
 PutsRows = Callable[[Tensor, Tensor, Format, Curvature, Tensor | None], Tensor]
 """Gives numbers of the format, less zero points, for rows `(g, rows, in)` in the order of the curvature.
@@ -28,10 +30,19 @@ class RowRounding:
     needs: frozenset[str] = frozenset({"moment"})
     settles: bool = False
     """Whether coordinate descent follows, on the numbers and the scales (`ptq.solve.settle`)."""
+    scales: tuple[RowRounding, ...] = ()
+    """What the scales are found by, where it is too slow to be done for each that is tried; the best of each row."""
 
 
 NEAREST: Final = RowRounding(lambda rows, scale, fmt, _, zero: nearest_rows(rows, scale, fmt, zero), needs=frozenset())
 HESSIAN: Final = RowRounding(round_rows, settles=True)
 
-ROUNDINGS: Final[Mapping[str, RowRounding]] = MappingProxyType({"nearest": NEAREST, "hessian": HESSIAN})
+ROUNDINGS: Final[Mapping[str, RowRounding]] = MappingProxyType(
+    {
+        "nearest": NEAREST,
+        "hessian": HESSIAN,
+        "gpfq": RowRounding(follow_rows, settles=True),
+        "adaround": RowRounding(learn_rows, settles=True, scales=(NEAREST, HESSIAN)),
+    }
+)
 """All of them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ptq.scales import ScaleGrid
 from ptq.solve.curvature import Curvature
 from ptq.solve.grouping import Grouping
 from ptq.solve.roundings import RowRounding
-from ptq.solve.settle import settle
+from ptq.solve.settle import Improver
 from ptq.solve.solution import Solution
 
 _MOST_ELEMENTS = 1 << 22
@@ -68,10 +68,16 @@ def solve(
 
     Scales are as they will be stored before anything is rounded.
     """
-    largest = max(-fmt.min, fmt.max)
     grid = grid or scale_grid(weight, limits(fmt), curvature)
     rows = curvature.arranged(weight)
-    widest = rows.abs().amax(-1) / largest
+    improver = Improver(rows, fmt, curvature, grid, Grouping.of(rows.shape[-1], None))
+    best = improver.solution(rounding, partial(_searched, rows, fmt, curvature, grid))
+    return replace(best, values=curvature.restored(best.values))
+
+
+def _searched(rows: Tensor, fmt: Format, curvature: Curvature, grid: ScaleGrid, rounding: RowRounding) -> Solution:
+    """Each row with the best of some scales that clip more and more of it."""
+    widest = rows.abs().amax(-1) / max(-fmt.min, fmt.max)
     together = max(1, _MOST_ELEMENTS // max(rows.numel(), 1))
     best: Solution | None = None
     for factors in torch.split(candidates(fmt), together):
@@ -80,9 +86,7 @@ def solve(
         best = found if best is None else best.better(found)
     if best is None:
         raise AssertionError
-    if rounding.settles:
-        best = settle(rows, best, fmt, curvature, grid, Grouping.of(rows.shape[-1], None))
-    return replace(best, values=curvature.restored(best.values))
+    return best
 
 
 def _best_of(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, rounding: RowRounding) -> Solution:

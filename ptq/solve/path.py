@@ -1,0 +1,53 @@
+"""Greedy path following: GPFQ (arXiv:2010.15979), with the second moment instead of the inputs.
+
+The paper goes along a row `w` with what the output is off so far, `u`, and chooses for column `t` of the inputs `X` the
+number that takes most of it back: `u + w_t X_t` projected on `X_t`, rounded. With `G = X^T X` the projection is
+
+    w_t + sum over s < t of (w_s - q_s) G[s, t] / G[t, t],
+
+so that no sample is looked at. Inputs are those of the float network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptq.formats import Format
+from ptq.solve.curvature import Curvature
+from ptq.solve.feedback import centred, column
+
+_BLOCK = 64
+
+
+def follow_rows(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Tensor:
+    """Numbers of the format, less zero points, for rows `(g, rows, in)` in rounding order.
+
+    Columns are followed in that order. An input without any power, `G[t, t] = 0`, is given a 0, as in the paper;
+    `Curvature.of` knows none, as it gives those that were never active a power of their own: they go to the nearest.
+    """
+    return path(rows, scale, fmt, curvature, zero)[0]
+
+
+def path(
+    rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `follow_rows` gives, and the arguments of its roundings in units of the weights, both `(g, rows, in)`."""
+    to_grid = centred(fmt, zero)
+    moment, power = curvature.moment, curvature.diagonal
+    active = power > 0
+    power = torch.where(active, power, torch.ones_like(power))
+    values, arguments = torch.empty_like(rows), torch.empty_like(rows)
+    behind = torch.zeros_like(rows)  # (w - q) G of the columns before
+    for start in range(0, rows.shape[-1], _BLOCK):
+        stop = min(start + _BLOCK, rows.shape[-1])
+        here, within = behind[:, :, start:stop].clone(), moment[:, start:stop, start:stop]
+        off = torch.empty_like(here)
+        for i in range(start, stop):
+            k, step = i - start, column(scale, i)
+            arguments[:, :, i] = rows[:, :, i] + here[:, :, k] / power[:, i, None]
+            values[:, :, i] = to_grid(arguments[:, :, i] / step * active[:, i, None], i)
+            off[:, :, k] = rows[:, :, i] - values[:, :, i] * step
+            here += off[:, :, k, None] * within[:, None, k]
+        behind[:, :, stop:] += off @ moment[:, start:stop, stop:]
+    return values, arguments
