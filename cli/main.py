@@ -12,6 +12,7 @@ import click
 import ptq
 from cli.formats import formats
 from cli.quantize import quantize
+from cli.recipes import recipes
 from ptq.errors import PtqError
 
 USAGE_EXIT, INTERRUPTED_EXIT = 2, 130
@@ -29,6 +30,7 @@ def commands() -> None:
 
 commands.add_command(quantize)
 commands.add_command(formats)
+commands.add_command(recipes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

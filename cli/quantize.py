@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from calibration.images import ImageOptions
+    from ptq.model.capture import CaptureOptions
 
 STRICT_EXIT = 3
 _FILE = click.Path(path_type=Path)
@@ -54,6 +56,7 @@ def _recipe_options(command: _Command) -> _Command:
 @click.option("-o", "--output", type=_FILE, help="The file to write; MODEL.FORMAT.onnx if left out.")
 @click.option("--data", help="Calibration data: .npz .npy .pt .safetensors, image folder, module:callable.")
 @click.option("--eval", "evaluation", help="Data to evaluate on, of the same kinds; labels under 'labels'.")
+@click.option("--recipe", "recipe_file", metavar="NAME|FILE", help="A recipe of `ptq recipes`, or one in .toml.")
 @_recipe_options
 @click.option("--input", "inputs", multiple=True, metavar="NAME:DTYPE[SHAPE]", help="An input of a .pt model.")
 @click.option("--model", "network", metavar="MODULE:CALLABLE", help="Makes the network of a state dict.")
@@ -64,6 +67,7 @@ def _recipe_options(command: _Command) -> _Command:
 @click.option("--max-drop", type=float, default=0.02, show_default=True, help="Largest accepted drop in accuracy.")
 @click.option("--json", "json_file", type=_FILE, help="Also write the report here.")
 @click.option("--layers", is_flag=True, help="Show the table of layers.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, layer by layer, and write no model.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--strict", is_flag=True, help="Exit with 3 when there is a warning.")
 def quantize(  # noqa: PLR0917  (one parameter per option)
@@ -71,6 +75,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     output: Path | None,
     data: str | None,
     evaluation: str | None,
+    recipe_file: str | None,
     inputs: tuple[str, ...],
     network: str | None,
     trust_pickle: bool,  # noqa: FBT001
@@ -80,48 +85,64 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     max_drop: float,
     json_file: Path | None,
     layers: bool,  # noqa: FBT001
+    dry_run: bool,  # noqa: FBT001
     overwrite: bool,  # noqa: FBT001
     strict: bool,  # noqa: FBT001
-    **recipe: Any,
+    **options: Any,
 ) -> int:
     """Quantize MODEL (.onnx, .pt2, .pt, .safetensors) and measure the result.
 
     ptq quantize model.pt --data calib.npz --eval eval.npz -o model.int4.onnx
     """
-    from calibration.spec import InputSpec
     from cli.progress import Progress
-    from ptq.model.capture import CaptureOptions
-    from ptq.pipeline import Job, run
-    from ptq.pipeline.output import check_free, check_not_input, write_atomically
-    from ptq.recipe import Recipe
-    from ptq.report import render, to_json
+    from ptq.pipeline import Job, preview, run
+    from ptq.pipeline.output import write_atomically
+    from ptq.recipe import chosen
+    from ptq.report import Outline, render, render_outline, to_json
 
-    chosen = Recipe.of(recipe)
-    output = output or model.with_name(f"{model.stem}.{chosen.weights}.onnx")
+    said = click.get_current_context().get_parameter_source
+    given = {name: value for name, value in options.items() if said(name) is not ParameterSource.DEFAULT}
+    recipe = chosen(recipe_file, given)
+    output = output or model.with_name(f"{model.stem}.{recipe.weights}.onnx")
     if json_file is not None:
-        if json_file.resolve() == output.resolve():
-            raise click.UsageError(f"--json and the output are the same file, {output}; give two names")
-        check_not_input(json_file, [model, data, evaluation])
-        check_free(json_file, overwrite=overwrite)
+        _check_json(json_file, output, [model, data, evaluation], overwrite=overwrite)
     job = Job(
         model,
         data,
         evaluation,
-        output,
+        None if dry_run else output,
         overwrite,
-        CaptureOptions(
-            trust_pickle=trust_pickle, model=network, inputs=tuple(InputSpec.parse(text) for text in inputs)
-        ),
+        _capture(inputs, network, trust_pickle=trust_pickle),
         _images(image_size, image_mean, image_std),
         max_drop,
     )
     progress = Progress()
     with progress:
-        result = run(job, chosen, progress)
+        done = preview(job, recipe, progress) if dry_run else run(job, recipe, progress).report
     if json_file is not None:
-        write_atomically(json_file, to_json(result.report).encode(), overwrite=overwrite)
-    render(result.report, progress.out, layers=layers)
-    return STRICT_EXIT if strict and result.report.warnings else 0
+        write_atomically(json_file, to_json(done).encode(), overwrite=overwrite)
+    if isinstance(done, Outline):
+        render_outline(done, progress.out)
+        return 0
+    render(done, progress.out, layers=layers)
+    return STRICT_EXIT if strict and done.warnings else 0
+
+
+def _check_json(file: Path, output: Path, read: list[Path | str | None], *, overwrite: bool) -> None:
+    from ptq.pipeline.output import check_free, check_not_input
+
+    if file.resolve() == output.resolve():
+        raise click.UsageError(f"--json and the output are the same file, {output}; give two names")
+    check_not_input(file, read)
+    check_free(file, overwrite=overwrite)
+
+
+def _capture(inputs: tuple[str, ...], network: str | None, *, trust_pickle: bool) -> CaptureOptions:
+    from calibration.spec import InputSpec
+    from ptq.model.capture import CaptureOptions
+
+    found = tuple(InputSpec.parse(text) for text in inputs)
+    return CaptureOptions(trust_pickle=trust_pickle, model=network, inputs=found)
 
 
 def _images(size: int | None, mean: str | None, std: str | None) -> ImageOptions | None:

@@ -47,6 +47,11 @@ class Fitted(Format):
         """Not known without a tensor, so that integer kernels are none for it."""
         return float("inf")
 
+    @property
+    def own(self) -> bool:
+        """Whether the table belongs to the tensor, and is stored with it."""
+        return self.made is not None
+
     def formats(self, weight: Tensor) -> tuple[Format, ...]:
         """Those that come into question for a tensor: without negative numbers only where it has none."""
         if self.made is not None:

@@ -21,6 +21,9 @@ ROW, TENSOR = "channel", "tensor"
 SHARED: Final = (ROW, TENSOR, *map(str, GROUPS))
 """What a user may say about which weights share a scale."""
 
+_ROW_BITS: Final = 8
+_FLOAT_BITS: Final = 32
+
 _STEPS: Final = tuple(formats.get(name) for name in ("steps16", "steps8", "steps4", "steps2"))
 
 
@@ -65,6 +68,19 @@ class Scheme:
         zero = 0 if self.symmetric else self.format.bits
         return self.format.bits + (shared + zero) / self.group if self.group else float(self.format.bits)
 
+    def stored_bits(self, rows: int, columns: int) -> int:
+        """What a weight `(rows, columns)` takes in a file where its rows are not too far apart for scales of 8 bits."""
+        groups = -(-columns // self.group) if self.group else 1
+        each = (0 if self.factors is None else self.factors.bits) + (0 if self.symmetric else self.format.bits)
+        alone = self.per_tensor or not (self.factors is None or self.factors in _STEPS)
+        scales = _FLOAT_BITS if alone else rows * _ROW_BITS + _FLOAT_BITS
+        table = _FLOAT_BITS << self.format.bits if self.format.own else 0
+        return rows * (columns * self.format.bits + groups * each) + scales + table
+
+    def short(self, columns: int) -> str:
+        """The format and how many of so many columns share a scale, such as "int4/32"."""
+        return f"{self.format.name}/{min(self.group, columns)}" if self.group else self.format.name
+
     def describe(self) -> str:
         """In a few words, such as "int4 in groups of 32"."""
         shared = f" in groups of {self.group}" if self.group else " per tensor" if self.per_tensor else ""
@@ -89,6 +105,11 @@ The numbers of `mxint8` are whole, where the standard's are 64ths and its scales
 def known() -> list[str]:
     """The names that `parse` takes."""
     return [*formats.FORMATS, *FITTED, *SCHEMES]
+
+
+def has_own_groups(weights: str) -> bool:
+    """Whether what shares a scale follows from the name, so that no group goes with it."""
+    return weights in SCHEMES or (weights in FITTED and FITTED[weights].whole)
 
 
 def parse(weights: str, group: str | None = None, *, integer: bool = False, portable: bool = False) -> Scheme:

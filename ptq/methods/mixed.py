@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -17,7 +18,7 @@ from ptq.scheme import ROW, TENSOR, Scheme
 from ptq.solve import ROUNDINGS, Curvature, one_term
 
 FORMATS: Final = tuple(f"int{bits}" for bits in range(2, 9))
-"""What a layer may have when no option says."""
+"""What a layer may have when no option says, as far as int8 kernels take its groups."""
 
 SENSITIVITY: Final = "sensitivity"
 OMPQ: Final = "ompq"
@@ -46,19 +47,14 @@ class Mixed:
 
         """
         said, options = request.scheme, request.options
-        names = tuple(options.get("among") or FORMATS)
-        known = {name: scheme.parse(name) for name in FORMATS}
-        for name in names:
-            registry.get("--among", name, known)
-        ordered = sorted(dict.fromkeys(names), key=FORMATS.index)
-        shared = str(said.group) if said.group else TENSOR if said.per_tensor else ROW
-        choices = tuple(
-            scheme.parse(name, shared, integer=said.fits_int8, portable=request.portable) for name in ordered
-        )
+        wanted = [name for each in options.get("among") or () for name in each.split(",")]
+        for name in wanted:
+            registry.get("--among", name, dict.fromkeys(FORMATS))
+        choices = tuple(_choices(request, sorted(set(wanted), key=FORMATS.index)) if wanted else _fitting(request))
         if said not in choices:
             raise OptionError(
-                f"--method mixed chooses among {', '.join(ordered)}, and --weights {said.describe()} is none of them; "
-                f"name it in --among, or give another"
+                f"--method mixed chooses among {', '.join(map(Scheme.describe, choices))}, and --weights "
+                f"{said.describe()} is none of them; name it in --among, or give another"
             )
         rounding = options.get("rounding") or ("hessian" if request.has_data else "nearest")
         if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
@@ -108,6 +104,28 @@ class Mixed:
             whole=True,
             base=choices.index(self.scheme),
         )
+
+
+def _choices(request: Request, names: Iterable[str]) -> Iterator[Scheme]:
+    """The formats of these names, with the groups that the request has.
+
+    Raises:
+        OptionError: the groups of one do not fit int8 kernels.
+
+    """
+    said = request.scheme
+    shared = str(said.group) if said.group else TENSOR if said.per_tensor else ROW
+    for name in names:
+        yield scheme.parse(name, shared, integer=said.fits_int8, portable=request.portable)
+
+
+def _fitting(request: Request) -> Iterator[Scheme]:
+    """All formats whose groups fit."""
+    for name in FORMATS:
+        try:
+            yield from _choices(request, [name])
+        except OptionError:
+            continue
 
 
 METHOD = Mixed

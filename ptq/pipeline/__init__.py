@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ptq.pipeline.job import Job, quantize, run
+from ptq.pipeline.job import Job, preview, quantize, run
 from ptq.pipeline.result import Result
 from ptq.pipeline.stages import Stages
 
-__all__ = ["Job", "Result", "Stages", "quantize", "run"]
+__all__ = ["Job", "Result", "Stages", "preview", "quantize", "run"]

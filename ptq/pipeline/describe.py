@@ -80,9 +80,9 @@ def describe(
     counts = {layer.site: math.prod(layer.shape) for layer in layers}
     weights = sum(counts[layer.site] for layer in quantized)
     report = Report(
-        source=_source(made),
+        source=source_report(made.source, made.model),
         output=None if output is None else str(output),
-        options=dataclasses.asdict(made.plan.recipe),
+        options=made.plan.recipe.as_options(),
         versions=versions(),
         data=None if made.data is None else made.data.describe(),
         layers=layers,
@@ -112,16 +112,17 @@ def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages:
     return AccuracyReport(**dataclasses.asdict(found))
 
 
-def _source(made: Made) -> SourceReport:
-    path = made.source if isinstance(made.source, Path) else None
+def source_report(source: Any, model: Model) -> SourceReport:
+    """What is said of a model that came as `source`."""
+    path = source if isinstance(source, Path) else None
     kind = "in memory"
     if path is not None:
         from ptq.model.files import detect
 
         kind = detect(path).value
-    weights = sum(math.prod(site.shape) for site in made.model.sites)
+    weights = sum(math.prod(site.shape) for site in model.sites)
     name, hashed = (None, None) if path is None else (str(path), digest(path))
-    return SourceReport(name, kind, len(made.model.sites), weights, hashed)
+    return SourceReport(name, kind, len(model.sites), weights, hashed)
 
 
 def _layer(made: Made, site: Site, found: Audit) -> LayerReport:

@@ -26,12 +26,14 @@ from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.describe import Made, Reference, describe
 from ptq.pipeline.manifest import manifest
 from ptq.pipeline.memory import check_moments
+from ptq.pipeline.outline import Ready, outline
 from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
 from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.weights import SiteWeights, check_finite, has_own_bias, quantize_weights
-from ptq.recipe import Plan, Recipe
+from ptq.recipe import Plan, Recipe, chosen
+from ptq.report import Outline
 from ptq.sensitivity import samples_needed
 
 
@@ -61,26 +63,10 @@ class Job:
 
 def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     """Quantize a model, write it when the job names an output, and measure what was written."""
-    if job.output is not None:
-        check_not_input(job.output, [job.model, job.data, job.evaluation])
-        check_free(job.output, overwrite=job.overwrite)
-    source = None if job.data is None else open_data(job.data, job.images, "--data")
-    unseen = None if job.evaluation is None else open_data(job.evaluation, job.images, "--eval")
-    with stages.stage("capture"):
-        raw = Model(capture(job.model, job.capture, _example(source or unseen)))
-        if job.output is not None:
-            check_not_input(job.output, raw.data_files)
-        taken = trained(raw.graph)
-        model = Model.of(taken.bridged)
-    data = None if source is None else fit(source, model.inputs)
-    evaluation = None if unseen is None else _evaluation(unseen, model)
-    plan = recipe.plan(model.sites, has_data=data is not None)
-    check_finite(model, plan)
-    executions = _executions(model, plan)
-    model = without_bridges(model, taken.grids, _static(model, executions))
-    reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
+    ready = _ready(job, recipe, stages)
+    raw, taken, plan, executions = ready.raw, ready.taken, ready.plan, ready.executions
+    model, data, evaluation, reserved = ready.model, ready.data, ready.evaluation, ready.reserved
     if data is not None:
-        check_moments(_needing(model, plan, "moment"), apart=reserved > 0)
         model = _smoothed(model, plan, executions, data, stages)
     observed = _observed(model, executions)
     statistics = None if data is None else _calibrate(model, plan, observed, data, reserved, stages)
@@ -104,6 +90,39 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     return result
 
 
+def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
+    """What `run` would do, up to where it begins to measure and to round; nothing is written."""
+    ready = _ready(job, recipe, stages)
+    needing = {kind: {site.name for site in _needing(ready.model, ready.plan, kind)} for kind in ("moment", "mean")}
+    needing["mean"] &= {site.name for site in ready.model.sites if has_own_bias(ready.model, site)}
+    return outline(job.model, ready, needing, _observed(ready.model, ready.executions))
+
+
+def _ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
+    """Look at the files, and decide all that does not take running the network."""
+    if job.output is not None:
+        check_not_input(job.output, [job.model, job.data, job.evaluation])
+        check_free(job.output, overwrite=job.overwrite)
+    source = None if job.data is None else open_data(job.data, job.images, "--data")
+    unseen = None if job.evaluation is None else open_data(job.evaluation, job.images, "--eval")
+    with stages.stage("capture"):
+        raw = Model(capture(job.model, job.capture, _example(source or unseen)))
+        if job.output is not None:
+            check_not_input(job.output, raw.data_files)
+        taken = trained(raw.graph)
+        model = Model.of(taken.bridged)
+    data = None if source is None else fit(source, model.inputs)
+    evaluation = None if unseen is None else _evaluation(unseen, model)
+    plan = recipe.plan(model.sites, has_data=data is not None)
+    check_finite(model, plan)
+    executions = _executions(model, plan)
+    model = without_bridges(model, taken.grids, _static(model, executions))
+    reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
+    if data is not None:
+        check_moments(_needing(model, plan, "moment"), apart=reserved > 0)
+    return Ready(raw, taken, model, plan, executions, data, evaluation, reserved)
+
+
 def _evaluation(source: Source, model: Model) -> Dataset:
     """Data that go with the model's inputs and first output."""
     found = fit(source, model.inputs)
@@ -120,13 +139,13 @@ def _executions(model: Model, plan: Plan) -> dict[str, Execution]:
     """How each site will compute."""
     found = {}
     for site in model.sites:
-        method = plan.methods[site.name]
-        if method is None:
+        decided = plan.sites[site.name]
+        if decided.method is None:
             found[site.name] = Execution.FLOAT
-        elif plan.pair is not None:
-            found[site.name] = plan.pair.execution
+        elif decided.pair is not None:
+            found[site.name] = decided.pair.execution
         else:
-            found[site.name] = execution(model, site, method, plan.activations)
+            found[site.name] = execution(model, site, decided.method, decided.activations)
     return found
 
 
@@ -206,11 +225,19 @@ def _is_onnx(path: Path) -> bool:
     return detect(path) is Kind.ONNX
 
 
-def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: Any) -> Result:
+def quantize(
+    model: Any,
+    data: Any = None,
+    *,
+    eval_data: Any = None,
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
+    **options: Any,
+) -> Result:
     """Quantize a model and measure the result.
 
     `model` is a path, an nn.Module, an exported program or an ONNX model; `data` and `eval_data` are paths, arrays by
-    input name, or iterables of batches. `options` are those of `Recipe` and: `network`, the `module:callable` that
+    input name, or iterables of batches. `recipe` is the name of a preset, a file or a mapping of options; `options`
+    go over it. They are those of `Recipe` and: `network`, the `module:callable` that
     makes the network of a state dict; `inputs`, each `"name:dtype[shape]"`; `images` (`ImageOptions`) for folders of
     images; `trust_pickle`; `max_drop`, the largest accepted loss of accuracy.
 
@@ -231,4 +258,4 @@ def quantize(model: Any, data: Any = None, *, eval_data: Any = None, **options: 
         images=wanted.pop("images", None),
         max_drop=wanted.pop("max_drop", 0.02),
     )
-    return run(job, Recipe.of(wanted), Stages())
+    return run(job, chosen(recipe, wanted), Stages())

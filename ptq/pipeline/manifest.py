@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from importlib import metadata
@@ -32,7 +31,7 @@ def manifest(source: object, recipe: Recipe, data: Dataset | None) -> str:
         {
             "schema": 1,
             "versions": versions(),
-            "options": dataclasses.asdict(recipe),
+            "options": recipe.as_options(),
             "model_sha256": digest(source) if isinstance(source, Path) else None,
             "data_sha256": None if data is None else data.fingerprint(),
         },

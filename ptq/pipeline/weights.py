@@ -108,7 +108,7 @@ def quantize_weights(
     with stages.stage("quantize", len(chosen)) as advance:
         solved = {}
         for site in chosen:
-            solved[site.name] = _solve(given, site, plan.recipe.points)
+            solved[site.name] = _solve(given, site, plan.sites[site.name].said.points)
             advance()
     rungs = _allocate(given, solved, measured, stages)
     return {name: found.pick(rungs[name]) for name, found in solved.items()}
@@ -185,14 +185,13 @@ def _least_scale(given: _Given, site: Site) -> Tensor | None:
 def _allocate(given: _Given, solved: Mapping[str, _Solved], measured: Dataset | None, stages: Stages) -> Rungs:
     recipe = given.plan.recipe
     ladders = {name: found.ladder for name, found in solved.items()}
-    fixed = {name: ladder for name, ladder in ladders.items() if len(ladder.rungs) == 1}
+    points = {name: given.plan.sites[name].said.points for name in ladders}
+    fixed = {name for name, ladder in ladders.items() if len(ladder.rungs) == 1 or points[name] is not None}
     free = {name: ladder for name, ladder in ladders.items() if name not in fixed}
-    rungs = allocation.all_on(fixed, 0)
+    rungs = {name: ladders[name].all_on((points[name] or 1) - 1) for name in fixed}
     per_layer = recipe.per == "layer"
     if not free:
         return rungs
-    if recipe.points is not None:
-        return rungs | allocation.all_on(free, recipe.points - 1)
     if recipe.tolerance is not None:
         return rungs | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
     bits = given.plan.budget

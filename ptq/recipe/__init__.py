@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ptq.recipe.files import chosen
 from ptq.recipe.options import ACTIVATIONS, METHODS, NONE, STEPS, UINT8
-from ptq.recipe.plan import Plan
+from ptq.recipe.plan import Decision, Plan
 from ptq.recipe.recipe import Recipe
+from ptq.recipe.rules import Rule
 
-__all__ = ["ACTIVATIONS", "METHODS", "NONE", "STEPS", "UINT8", "Plan", "Recipe"]
+__all__ = ["ACTIVATIONS", "METHODS", "NONE", "STEPS", "UINT8", "Decision", "Plan", "Recipe", "Rule", "chosen"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from ptq import formats, registry, scheme
 from ptq.errors import OptionError, suggest
@@ -73,3 +73,33 @@ def why_no_activations(activations: str) -> str:
         )
     shown = ", ".join(ACTIVATIONS)
     return f"--activations {activations}: no kernel of ONNX Runtime takes them, nor do ONNX's casts; use {shown}"
+
+
+_KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "str": ((str,), 'text, such as "int4"'),
+    "float": ((int, float), "a number, such as 4.25"),
+    "int": ((int,), "a whole number, such as 2"),
+    "bool": ((bool,), "true or false"),
+    "tuple[str, ...]": ((list, tuple), 'texts, such as ["stem", "head"]'),
+}
+
+
+def typed(name: str, value: Any, kind: str) -> Any:
+    """A value as a field takes it whose annotation is `kind`; a `group` may be a number.
+
+    Raises:
+        OptionError: it is of another type.
+
+    """
+    plain = kind.removesuffix(" | None")
+    if value is None and plain != kind:
+        return None
+    taken = str(value) if name == "group" and isinstance(value, int) and not isinstance(value, bool) else value
+    texts = plain.startswith("tuple")
+    if texts and isinstance(taken, str):
+        taken = (taken,)
+    types, words = _KINDS[plain]
+    fits = isinstance(taken, types) and isinstance(taken, bool) is (plain == "bool")
+    if not fits or (texts and not all(isinstance(each, str) for each in taken)):
+        raise OptionError(f"{name} = {value!r} has the wrong type; give {words}")
+    return tuple(taken) if texts else taken

@@ -1,40 +1,176 @@
-"""What was decided for the sites of a model."""
+"""What a recipe means for each site of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ptq import scheme
+from ptq.errors import ModelError, OptionError
 from ptq.lowering.target import Pair
 from ptq.method import Method
-from ptq.recipe.options import ABOVE_BASE, METHODS
+from ptq.model.sites import LOOKUPS, Site
+from ptq.recipe.options import ABOVE_BASE, DYNAMIC, EMBEDDINGS, INTEGER, MINMAX, NONE
+from ptq.recipe.rules import Rule, deciding
 
 if TYPE_CHECKING:
     from ptq.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What was decided: the method of each site (None stays float), why, and what activations are."""
+class Decision:
+    """What was decided for a site, and by what: the rule as it is called, or None for the options of all."""
 
-    methods: Mapping[str, Method | None]
-    reasons: Mapping[str, str]
+    method: Method | None
+    """None stays float."""
+    said: Recipe
+    """The options that hold there."""
     activations: str
-    recipe: Recipe
     pair: Pair | None = None
     """What a target computes with that takes only some pairs."""
+    rule: str | None = None
+    reason: str | None = None
+    """Why it stays float."""
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether it has as many bits as pay, out of those for all layers."""
+        return self.method is not None and "bits" in self.method.OPTIONS and self.said.points is None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided for every site, what activations are, and the `steps` in order.
+
+    `activations` are those of all sites whose rules say nothing else, or the one number format among them.
+    """
+
+    sites: Mapping[str, Decision]
+    activations: str
+    recipe: Recipe
     steps: tuple[Any, ...] = ()
-    """What is done before and after, in order."""
+    base_bits: float = 0.0
+    """Bits per weight of the formats of sites that have a budget, on average."""
+
+    @cached_property
+    def methods(self) -> Mapping[str, Method | None]:
+        """The method of each site; None stays float."""
+        return {name: decided.method for name, decided in self.sites.items()}
+
+    @cached_property
+    def reasons(self) -> Mapping[str, str]:
+        """Why sites stay float."""
+        return {name: decided.reason for name, decided in self.sites.items() if decided.reason is not None}
 
     @property
     def measures(self) -> bool:
         """Whether bits go to the sites that matter most to the output, which takes samples that nothing else saw."""
-        bits = "bits" in METHODS[self.recipe.method].METHOD.OPTIONS
-        return bits and self.recipe.points is None and self.recipe.tolerance is None
+        return self.recipe.tolerance is None and any(decided.budgeted for decided in self.sites.values())
 
     @property
     def budget(self) -> float:
         """Average bits per weight to spend when neither tolerance nor points say how many."""
-        return self.recipe.bits or scheme.parse(self.recipe.weights).bits + ABOVE_BASE
+        return self.recipe.bits or self.base_bits + ABOVE_BASE
+
+
+def resolve(recipe: Recipe, sites: Sequence[Site], *, has_data: bool) -> Plan:
+    """Decide for each site.
+
+    Raises:
+        OptionError: an option needs data that is not there, or a rule names no site.
+        ModelError: there is no site.
+
+    """
+    if not sites:
+        raise ModelError(
+            "the model has no quantizable node: no Conv, Gemm, MatMul, Gather, LSTM, GRU or RNN with constant "
+            "float32 weights; use another, or convert float16 weights to float32"
+        )
+    if recipe.embeddings not in (EMBEDDINGS, NONE) and not any(use.lookup for site in sites for use in site.uses):
+        raise OptionError(f"--embeddings {recipe.embeddings}: the model has no embedding table; leave it out")
+    rules = deciding(recipe.rules, recipe.floats, sites)
+    usual = _Ordinary.of(recipe, None, has_data=has_data)
+    known: dict[int, _Ordinary] = {}
+    decided = {}
+    for site in sites:
+        rule = rules.get(site.name)
+        if rule is None or rule.keep_float or site.op in LOOKUPS:
+            here = usual
+        else:
+            here = known.get(id(rule)) or _Ordinary.of(recipe, rule, has_data=has_data)
+            known[id(rule)] = here
+        decided[site.name] = here.decision(site, rule)
+    _check_floats(recipe, decided)
+    activations = _activations(recipe, usual, decided)
+    budgeted = [(site, made) for site in sites if (made := decided[site.name]).budgeted]
+    counts = [math.prod(site.shape) for site, _ in budgeted]
+    base = [made.method.scheme.bits * count for (_, made), count in zip(budgeted, counts, strict=True) if made.method]
+    steps = recipe.stepping(usual.method.scheme, has_data=has_data)
+    return Plan(decided, activations, recipe, steps, sum(base) / max(sum(counts), 1))
+
+
+@dataclass(frozen=True)
+class _Ordinary:
+    """What holds for layers that compute, by a rule or by the options of all."""
+
+    said: Recipe
+    method: Method
+    activations: str
+    pair: Pair | None
+    has_data: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe, rule: Rule | None, *, has_data: bool) -> _Ordinary:
+        said = recipe if rule is None else recipe.at(rule, has_data=has_data)
+        place = "" if rule is None else f"{rule.said}: "
+        try:
+            method = said.base(has_data=has_data)
+        except OptionError as error:
+            raise OptionError(f"{place}{error}") from None
+        activations = said.computed(has_data=has_data)
+        if activations not in (NONE, DYNAMIC) and not has_data:
+            raise OptionError(f"{place}--activations {activations} needs calibration data; give --data")
+        return cls(said, method, activations, said.pair(method.scheme, activations), has_data)
+
+    def decision(self, site: Site, rule: Rule | None) -> Decision:
+        """What it comes to for a site."""
+        method: Method | None = self.method
+        if site.op in LOOKUPS:
+            method = self.said.table(None if rule is None or rule.keep_float else rule)
+        reason = None
+        if rule is not None and rule.keep_float:
+            reason = f"kept in float by {rule.said}"
+        elif self.pair is not None:
+            reason = self.said.runtime.why_float(self.pair, site, self.method.scheme.group)
+        if reason is None and method is None:
+            reason = "an embedding, kept in float by --embeddings none"
+        made = None if reason is not None else method
+        return Decision(made, self.said, self.activations, self.pair, None if rule is None else rule.said, reason)
+
+
+def _check_floats(recipe: Recipe, decided: Mapping[str, Decision]) -> None:
+    if any(made.method is not None for made in decided.values()):
+        return
+    if not recipe.runtime.pairs and not recipe.layers:
+        raise OptionError("--keep-float leaves every layer in float; give a narrower pattern")
+    why = next(made.reason for made in decided.values())
+    raise OptionError(f"every layer stays in float, the first as {why}; give other --weights or --keep-float")
+
+
+def _activations(recipe: Recipe, usual: _Ordinary, decided: Mapping[str, Decision]) -> str:
+    """What activations are, as far as layers do not differ: the one number format that is not each layer's own."""
+    kinds = {made.activations: made for made in decided.values() if made.method is not None}
+    static = [kind for kind in kinds if kind not in (NONE, DYNAMIC)]
+    if len(static) > 1 or (DYNAMIC in kinds and set(static) - set(INTEGER)):
+        one, other = sorted(kinds, key=lambda kind: kinds[kind].rule is None)[:2]
+        raise OptionError(
+            f"{kinds[one].rule or 'the recipe'}: activations {one}, where other layers have {other}; uint8 and dynamic "
+            f"go together, and none with all"
+        )
+    if recipe.range != MINMAX and not static:
+        raise OptionError(
+            f"--activations {usual.activations} has no ranges from data, so that --range does nothing; leave it out"
+        )
+    return static[0] if static else usual.activations

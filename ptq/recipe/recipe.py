@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from ptq import scheme
-from ptq.errors import ModelError, OptionError, suggest
+from ptq.errors import OptionError, suggest
 from ptq.formats import INT8_MAX
 from ptq.lowering.target import TARGETS, Pair, Target
 from ptq.method import Method, Request
-from ptq.methods.rtn import Rtn
 from ptq.model.sites import LOOKUPS, Site
 from ptq.ranges import RANGES
 from ptq.recipe.options import (
     ACTIVATIONS,
-    DYNAMIC,
     EMBEDDINGS,
     INT8,
     INTEGER,
@@ -30,13 +28,16 @@ from ptq.recipe.options import (
     choice,
     listed,
     readers,
+    typed,
     why_no_activations,
 )
-from ptq.recipe.plan import Plan
+from ptq.recipe.plan import Plan, resolve
+from ptq.recipe.rules import Rule
+from ptq.recipe.tables import rounded
 from ptq.scheme import Scheme
 
-_FEW_BITS = 8
-_EMBEDDING_GROUP = "32"
+_ONE_SIZE: Mapping[str, Any] = MappingProxyType({"points": 1, "search": "radix", "metric": None, "beta": None})
+"""What multipoint and mixed are where the format alone is enough."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Recipe:
     embeddings: str = EMBEDDINGS
     first_last: str | None = None
     keep_float: tuple[str, ...] = ()
+    layers: tuple[Rule, ...] = ()
+    """What is different in some layers; the last rule that matches one decides for it."""
 
     def __post_init__(self) -> None:
         """Check each option.
@@ -80,7 +83,7 @@ class Recipe:
         choice("--per", self.per, (*PER, None))
         choice("--range", self.range, RANGES)
         choice("--target", self.target, TARGETS)
-        more = (INT8,) if self._target.pairs else ()
+        more = (INT8,) if self.runtime.pairs else ()
         choice("--activations", self.activations, (*ACTIVATIONS, *more, None), why_no_activations)
         choice("--embeddings", self.embeddings, (*scheme.known(), NONE))
         choice("--first-last", self.first_last, ("int8", None))
@@ -91,34 +94,98 @@ class Recipe:
             raise OptionError(f"--bits {self.bits:g} is not a number of bits per weight; give for example 4.25")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise OptionError(f"--tolerance {self.tolerance:g} is not between 0 and 1; give for example 0.01")
-        self._base(has_data=True)
-        for pattern in self.keep_float:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise OptionError(f"--keep-float {pattern!r} is no regular expression: {error}; escape it") from None
+        self.base(has_data=True)
+        for rule in (*self.rules, *self.floats):
+            if rule.op in LOOKUPS:
+                self.table(rule)
+            elif not rule.keep_float:
+                self.at(rule, has_data=True)
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Recipe:
-        """A recipe of keyword options.
+    def of(cls, options: Mapping[str, Any], place: str = "") -> Recipe:
+        """A recipe of options as they are written in Python, JSON or TOML; `place` is what messages begin with.
 
         Raises:
-            OptionError: there is no such option.
+            OptionError: there is no such option, or its value is of another type.
 
         """
-        known = {f.name for f in fields(cls)}
+        values = dict(options)
+        layers = cls._layers(values.pop("layers", ()), place)
+        try:
+            made = cls().but(values)
+        except OptionError as error:
+            raise OptionError(f"{place}{error}") from None
+        return replace(made, layers=layers) if layers else made
+
+    def but(self, options: Mapping[str, Any]) -> Recipe:
+        """The recipe with some options said differently.
+
+        Raises:
+            OptionError: there is no such option, its value is of another type, or it does not go with the others.
+
+        """
+        return replace(self, **self._typed(options))
+
+    @classmethod
+    def _typed(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        known = {f.name: str(f.type) for f in fields(cls) if f.name != "layers"}
         for name in options:
             if name not in known:
-                raise OptionError(f"unknown option {name!r}; {suggest(name, known)}")
-        values = dict(options)
-        for name in ("keep_float", "steps"):
-            said = values.get(name, ())
-            values[name] = (said,) if isinstance(said, str) else tuple(said)
-        if isinstance(values.get("among"), str):
-            values["among"] = tuple(values["among"].split(","))
-        if values.get("group") is not None:
-            values["group"] = str(values["group"])
-        return cls(**values)
+                raise OptionError(f"unknown option {name!r}; {suggest(name, (*known, 'layers'))}")
+        return {name: typed(name, value, known[name]) for name, value in options.items()}
+
+    @staticmethod
+    def _layers(said: Any, place: str) -> tuple[Rule, ...]:
+        listed = isinstance(said, Sequence) and all(isinstance(each, (Rule, Mapping)) for each in said)
+        if not listed:
+            raise OptionError(f"{place}layers is a list of tables, one a rule; write [[layers]] over each")
+        return tuple(
+            each if isinstance(each, Rule) else Rule.of(each, f"{place}rule {number}")
+            for number, each in enumerate(said, 1)
+        )
+
+    def as_options(self) -> dict[str, Any]:
+        """What `of` makes the same recipe of, in types that JSON has."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        return {**listed, "layers": [rule.as_options() for rule in self.layers]}
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Where layers differ: at the ends, then as `layers` says."""
+        if self.first_last is None:
+            return self.layers
+        reads = METHODS[self.method].METHOD.OPTIONS
+        one = {name: value for name, value in {**_ONE_SIZE, "among": self.first_last}.items() if name in reads}
+        options = {"weights": self.first_last, "group": scheme.ROW, **one}
+        ends = Rule(first=True, last=True, options=options, said=f"--first-last {self.first_last}")
+        return (ends, *self.layers)
+
+    @property
+    def floats(self) -> tuple[Rule, ...]:
+        """Which layers stay in float whatever the other rules say."""
+        return tuple(
+            Rule(match=pattern, keep_float=True, said=f"--keep-float {pattern!r}") for pattern in self.keep_float
+        )
+
+    def at(self, rule: Rule, *, has_data: bool) -> Recipe:
+        """The options where a rule decides: its own, and those of all that its method reads.
+
+        Raises:
+            OptionError: they do not go together.
+
+        """
+        try:
+            said = self._typed({"activations": self.computed(has_data=has_data), **rule.options})
+            method = said.get("method", self.method)
+            choice("--method", method, METHODS)
+            left = {name for name in readers() if name not in METHODS[method].METHOD.OPTIONS}
+            left |= {"bits", "tolerance"} if "points" in said else set()
+            left |= {"group"} if scheme.has_own_groups(said.get("weights", self.weights)) else set()
+            whole: dict[str, Any] = {"first_last": None, "keep_float": (), "layers": (), "steps": ()}
+            return replace(self, **{**dict.fromkeys(left), **whole, **said})
+        except OptionError as error:
+            raise OptionError(f"{rule.said}: {error}") from None
 
     def computed(self, *, has_data: bool) -> str:
         """What activations are: as said, else what goes with the weights on the target.
@@ -127,8 +194,8 @@ class Recipe:
         """
         if self.activations is not None:
             return self.activations
-        if self._target.pairs:
-            return self._target.partner(self.weights) or NONE
+        if self.runtime.pairs:
+            return self.runtime.partner(self.weights) or NONE
         return UINT8 if has_data and self._fits_int8() else NONE
 
     def _fits_int8(self) -> bool:
@@ -138,20 +205,21 @@ class Recipe:
             return False
 
     @property
-    def _target(self) -> Target:
+    def runtime(self) -> Target:
+        """What runs the file."""
         return TARGETS[self.target]
 
-    def _pair(self, found: Scheme, activations: str) -> Pair | None:
+    def pair(self, found: Scheme, activations: str) -> Pair | None:
         """What the target computes with; None where all that is said here goes."""
-        pair = self._target.pair(found, activations)
+        pair = self.runtime.pair(found, activations)
         if pair is not None:
             tables = None if self.embeddings in (EMBEDDINGS, NONE) else self.embeddings
             idle = {"first-last": self.first_last, "portable": self.portable, "embeddings": tables}
             summing = "points" in METHODS[self.method].METHOD.OPTIONS
-            self._target.check(self.method, idle, summing=summing)
+            self.runtime.check(self.method, idle, summing=summing)
         return pair
 
-    def _base(self, *, has_data: bool) -> Method:
+    def base(self, *, has_data: bool) -> Method:
         """The method of an ordinary site.
 
         Raises:
@@ -159,15 +227,16 @@ class Recipe:
 
         """
         activations = self.computed(has_data=has_data)
-        integer = activations in INTEGER and not self._target.pairs
+        integer = activations in INTEGER and not self.runtime.pairs
         found = scheme.parse(self.weights, self.group, integer=integer, portable=self.portable)
-        self._pair(found, activations)
+        self.pair(found, activations)
         if activations in INTEGER and not found.fits_int8:
             raise OptionError(
                 f"--activations {activations} computes in int8, which takes weights of up to {INT8_MAX} steps of one "
                 f"scale a row, not {found.describe()}; use --activations none, or signed integers of up to 8 bits"
             )
         made: Method = METHODS[self.method].METHOD.of(self._request(found, has_data=has_data))
+        self.stepping(found, has_data=has_data)
         chosen = {f"--method {self.method}", *(f"--step {step}" for step in self.steps)}
         for name, reading in readers().items():
             if getattr(self, name) is not None and chosen.isdisjoint(reading):
@@ -177,77 +246,41 @@ class Recipe:
     def _request(self, found: Scheme, *, has_data: bool) -> Request:
         return Request(found, has_data, self.portable, {name: getattr(self, name) for name in readers()})
 
-    def _stepping(self, request: Request) -> tuple[Any, ...]:
-        """The steps, in order."""
+    def stepping(self, found: Scheme, *, has_data: bool) -> tuple[Any, ...]:
+        """The steps, in order, of weights that are mostly of this scheme.
+
+        Raises:
+            OptionError: a step does not do that, or needs data that is not there.
+
+        """
+        request = self._request(found, has_data=has_data)
         steps = [(name, STEPS[name].STEP.of(request)) for name in self.steps]
         for name, step in steps:
-            if step.needs_data and not request.has_data:
+            if step.needs_data and not has_data:
                 raise OptionError(f"--step {name} needs calibration data; give --data")
         return tuple(step for _, step in steps)
 
-    def _lookup(self) -> Method | None:
-        """What quantizes embedding tables: their rows are read one by one, so that no input weighs their columns."""
-        if self.embeddings == NONE:
-            return None
-        plain = scheme.parse(self.embeddings)
-        few = plain.bits < _FEW_BITS and plain.group is None
-        return Rtn(scheme.parse(self.embeddings, _EMBEDDING_GROUP) if few else plain)
+    def table(self, rule: Rule | None) -> Method | None:
+        """What quantizes embedding tables, by a rule or without one; None leaves them in float.
+
+        Raises:
+            OptionError: a rule says of them what no format is.
+
+        """
+        try:
+            said = {} if rule is None else self._typed(rule.options)
+            weights = said.get("weights", self.embeddings)
+            left = "weights" not in said and weights == NONE
+            return None if left else rounded(weights, said.get("group"))
+        except OptionError as error:
+            raise OptionError(f"{'' if rule is None else f'{rule.said}: '}{error}") from None
 
     def plan(self, sites: Sequence[Site], *, has_data: bool) -> Plan:
         """Decide for each site.
 
         Raises:
-            OptionError: an option needs data that is not there, or a pattern names no site.
+            OptionError: an option needs data that is not there, or a rule names no site.
             ModelError: there is no site.
 
         """
-        if not sites:
-            raise ModelError(
-                "the model has no quantizable node: no Conv, Gemm, MatMul, Gather, LSTM, GRU or RNN with constant "
-                "float32 weights; use another, or convert float16 weights to float32"
-            )
-        activations = self.computed(has_data=has_data)
-        if self.range != MINMAX and activations in (NONE, DYNAMIC):
-            raise OptionError(
-                f"--activations {activations} has no ranges from data, so that --range does nothing; leave it out"
-            )
-        if self.embeddings not in (EMBEDDINGS, NONE) and not any(use.lookup for site in sites for use in site.uses):
-            raise OptionError(f"--embeddings {self.embeddings}: the model has no embedding table; leave it out")
-        if activations not in (NONE, DYNAMIC) and not has_data:
-            raise OptionError(f"--activations {activations} needs calibration data; give --data")
-        floats = self._kept(sites)
-        method, lookup = self._base(has_data=has_data), self._lookup()
-        pair = self._pair(method.scheme, activations)
-        if pair is not None:
-            reasons = ((site.name, self._target.why_float(pair, site, method.scheme.group)) for site in sites)
-            floats = {name: why for name, why in reasons if why is not None} | floats
-        eight = method
-        if self.first_last:
-            request = self._request(scheme.parse(self.first_last), has_data=has_data)
-            eight = METHODS[self.method].METHOD.of(replace(request, options={"rounding": self.rounding, "points": 1}))
-        computing = [site.name for site in sites if site.op not in LOOKUPS]
-        ends = {computing[0], computing[-1]} if self.first_last and computing else set()
-        methods: dict[str, Method | None] = {}
-        for site in sites:
-            if site.op in LOOKUPS and lookup is None:
-                floats.setdefault(site.name, "an embedding, kept in float by --embeddings none")
-            usual = lookup if site.op in LOOKUPS else eight if site.name in ends else method
-            methods[site.name] = None if site.name in floats else usual
-        if not any(methods.values()):
-            if pair is None:
-                raise OptionError("--keep-float leaves every layer in float; give a narrower pattern")
-            why = next(iter(floats.values()))
-            raise OptionError(f"every layer stays in float, the first as {why}; give other --weights or --keep-float")
-        steps = self._stepping(self._request(method.scheme, has_data=has_data))
-        return Plan(methods, floats, activations, self, pair, steps)
-
-    def _kept(self, sites: Iterable[Site]) -> dict[str, str]:
-        kept: dict[str, str] = {}
-        names = [site.name for site in sites]
-        for pattern in self.keep_float:
-            matched = [name for name in names if re.search(pattern, name)]
-            if not matched:
-                shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-                raise OptionError(f"--keep-float {pattern!r} matches no layer; the layers are {shown}")
-            kept |= dict.fromkeys(matched, f"kept in float by --keep-float {pattern}")
-        return kept
+        return resolve(self, sites, has_data=has_data)

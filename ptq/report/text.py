@@ -9,11 +9,14 @@ from typing import Any
 
 from ptq.errors import DataError
 from ptq.report.model import SCHEMA, AccuracyReport, FileReport, LayerReport, Report, SourceReport
+from ptq.report.outline import Outline
 
 
-def to_json(report: Report) -> str:
+def to_json(report: Report | Outline) -> str:
     """Strict JSON: numbers that are not finite become null."""
-    content = {**_finite(dataclasses.asdict(report)), "verdict": report.verdict}
+    content = _finite(dataclasses.asdict(report))
+    if isinstance(report, Report):
+        content["verdict"] = report.verdict
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 

@@ -1,0 +1,117 @@
+"""What is known of a run before anything is measured, and an outline of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from calibration.dataset import Dataset
+from ptq.lowering import Execution
+from ptq.model.graph import Model
+from ptq.model.sites import LOOKUPS, Site
+from ptq.model.trained import Trained
+from ptq.pipeline.describe import source_report
+from ptq.pipeline.smooth import smoothable
+from ptq.recipe import Plan
+from ptq.report import Outline, OutlinedLayer
+from ptq.scheme import Scheme
+
+_FLOAT_BITS = 32
+_NATIVE = (Execution.QDQ, Execution.DEQUANTIZED)
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """The model as it came and as it is quantized, what was decided for it, and its data.
+
+    `reserved` is how many samples nothing is measured on but the effects of layers.
+    """
+
+    raw: Model
+    taken: Trained
+    model: Model
+    plan: Plan
+    executions: Mapping[str, Execution]
+    data: Dataset | None
+    evaluation: Dataset | None
+    reserved: int
+
+
+def outline(source: Any, ready: Ready, needing: Mapping[str, Collection[str]], observed: Collection[str]) -> Outline:
+    """An outline; `needing` has the sites that want a statistic, `observed` the tensors whose range is wanted."""
+    layers = tuple(_layers(ready, {} if ready.data is None else needing))
+    ranges = 0 if ready.data is None else len(observed)
+    counts = {layer.site: math.prod(layer.shape) for layer in layers}
+    quantized = [layer for layer in layers if layer.method is not None]
+    bits = sum(_expected(ready.plan, layer) * counts[layer.site] for layer in quantized)
+    return Outline(
+        source=source_report(source, ready.model),
+        options=ready.plan.recipe.as_options(),
+        data=None if ready.data is None else ready.data.describe(),
+        layers=layers,
+        steps=tuple(_steps(ready, gathered=bool(ranges) or any(layer.statistics for layer in layers))),
+        ranges=ranges,
+        reserved=ready.reserved,
+        bits_per_weight=bits / max(sum(counts[layer.site] for layer in quantized), 1),
+        bytes=round(bits / 8) + sum(layer.bytes for layer in layers if layer.method is None),
+    )
+
+
+def _expected(plan: Plan, layer: OutlinedLayer) -> float:
+    """Bits per weight: of a budget, the average of all that share it."""
+    shared = layer.budgeted and plan.recipe.tolerance is None
+    return max(plan.budget, layer.bits_per_weight) if shared else layer.bits_per_weight
+
+
+def _layers(ready: Ready, needing: Mapping[str, Collection[str]]) -> Iterator[OutlinedLayer]:
+    for site in ready.model.sites:
+        made = ready.plan.sites[site.name]
+        how = ready.executions[site.name]
+        count = math.prod(site.shape)
+        scheme = None if made.method is None else made.method.scheme
+        bits = count * _FLOAT_BITS if scheme is None else _stored_bits(scheme, site, how)
+        table = site.op in LOOKUPS
+        yield OutlinedLayer(
+            site=site.name,
+            op=site.op,
+            shape=site.shape,
+            method=None if scheme is None else "rtn" if table else made.said.method,
+            format="float32" if scheme is None else scheme.short(site.columns),
+            activations=None if scheme is None or table else made.activations,
+            execution=how.value,
+            bits_per_weight=bits / count,
+            bytes=-(-bits // 8),
+            budgeted=made.budgeted,
+            statistics=tuple(kind for kind, names in needing.items() if site.name in names),
+            rule=made.rule,
+            note=made.reason,
+        )
+
+
+def _stored_bits(scheme: Scheme, site: Site, how: Execution) -> int:
+    """What the numbers of a site and their scales take, as far as the numbers themselves do not decide."""
+    if how in _NATIVE:
+        groups = -(-site.columns // scheme.group) if scheme.group else 1
+        scales = 1 if scheme.per_tensor else site.rows * groups
+        return math.prod(site.shape) * scheme.format.bits + _FLOAT_BITS * scales
+    return scheme.stored_bits(site.rows, site.columns)
+
+
+def _steps(ready: Ready, *, gathered: bool) -> Iterator[str]:
+    """The stages of a run and the steps of the recipe, in order."""
+    named = list(zip(ready.plan.recipe.steps, ready.plan.steps, strict=True))
+    yield "capture"
+    yield from (name for name, step in named if step.when == "before")
+    if ready.data is not None and smoothable(ready.model, ready.executions):
+        yield "smooth"
+    if gathered:
+        yield "calibrate"
+    yield "quantize"
+    if ready.reserved:
+        yield "allocate"
+    yield from (name for name, step in named if step.when == "after")
+    yield from ("lower", "audit")
+    if ready.data is not None or ready.evaluation is not None:
+        yield "evaluate"
