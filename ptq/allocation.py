@@ -87,9 +87,15 @@ def by_layer(
     `costs (rungs,)` are what add up to the error of the network, or to whatever is to be least.
 
     Raises:
-        OptionError: the smallest rung everywhere already takes more.
+        OptionError: the smallest rung everywhere already takes more, or a cost is not finite.
 
     """
+    for name, cost in costs.items():
+        if not np.isfinite(cost).all():
+            raise OptionError(
+                f"the errors of {name} are beyond float32, so that no bits can be given by them; scale its weights, or "
+                f"give --keep-float for it"
+            )
     weights = _count(ladders)
     stored = {name: _sizes(ladder) for name, ladder in ladders.items()}
     budget = Budget("bits", stored, bits * weights)

@@ -44,9 +44,14 @@ def orthogonality(grams: Sequence[Array]) -> Array:
     return np.asarray(unit @ unit.T, np.float64)
 
 
-def thetas(alike: Array, beta: float) -> Array:
-    """The importance of layers, `exp(-beta gamma)`, where `gamma` is the sum of a layer's likenesses to the others."""
-    return np.asarray(np.exp(-beta * (alike.sum(1) - np.diag(alike))), np.float64)
+def likeness(alike: Array) -> Array:
+    """How alike each layer is to all others together, the paper's `gamma`."""
+    return np.asarray(alike.sum(1) - np.diag(alike), np.float64)
+
+
+def thetas(gamma: Array, beta: float) -> Array:
+    """The importance of layers, `exp(-beta gamma)`; for choosing bits a common factor is nothing."""
+    return np.asarray(np.exp(-beta * gamma), np.float64)
 
 
 def worths(importance: Array) -> Array:

@@ -10,7 +10,7 @@ import pytest
 
 from ptq.assignment import Budget, assign
 from ptq.errors import OptionError
-from ptq.orthogonality import gram, orthogonality, thetas, worths
+from ptq.orthogonality import gram, likeness, orthogonality, thetas, worths
 
 FIRST = np.array([[1, 0], [0, 1], [1, 1], [2, 0]], np.float32)
 SECOND = np.array([[1, 2, 0], [0, 1, 1], [1, 3, 1], [2, 2, 0]], np.float32)
@@ -37,14 +37,14 @@ def test_orthogonality_by_its_definition() -> None:
 
 
 def test_importance_is_that_of_the_paper() -> None:
-    importance = thetas(ALIKE, 1.0)
+    importance = thetas(likeness(ALIKE), 1.0)
     np.testing.assert_allclose(importance, [0.33287108, 0.30119421, 0.49658530], atol=5e-9)
     np.testing.assert_allclose(worths(importance), [0.37688353, 0.39888976, 0.49658530], atol=5e-9)
 
 
 def test_bits_are_those_of_the_paper() -> None:
     """Sizes are megabytes at 8 bits; the first layer has at most 4 bits."""
-    worth, sizes, widest = worths(thetas(ALIKE, 1.0)), [1, 2, 1], [4, 8, 8]
+    worth, sizes, widest = worths(thetas(likeness(ALIKE), 1.0)), [1, 2, 1], [4, 8, 8]
     choices = [range(2, most + 1) for most in widest]
     names = "abc"
     costs = {names[i]: [-bits / 8 * float(worth[i]) for bits in choices[i]] for i in range(3)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -64,7 +65,10 @@ class Mixed:
             raise OptionError(f"unknown --metric {metric!r}; {suggest(metric, METRICS)}")
         if metric == OMPQ and not request.has_data:
             raise OptionError(f"--metric {OMPQ} needs calibration data; give --data, or --metric {SENSITIVITY}")
-        if metric != OMPQ and options.get("beta") is not None:
+        beta = options.get("beta")
+        if beta is not None and not 0 <= beta < math.inf:
+            raise OptionError(f"--beta {beta:g} is no finite number from 0 up; give for example 1")
+        if metric != OMPQ and beta is not None:
             raise OptionError(f"--metric {metric} has no --beta, {OMPQ} has; leave it out")
         return cls(said, choices, rounding, request.portable)
 

@@ -19,7 +19,7 @@ from ptq.method import Method
 from ptq.methods.mixed import OMPQ
 from ptq.model.graph import Model
 from ptq.model.sites import Site
-from ptq.orthogonality import BETA, orthogonality, output_grams, thetas, worths
+from ptq.orthogonality import BETA, likeness, orthogonality, output_grams, thetas, worths
 from ptq.pipeline.calibrate import BATCH, Statistics
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
@@ -210,7 +210,8 @@ def _worths(given: _Given, sites: Sequence[Site], measured: Dataset, stages: Sta
     beta = given.plan.recipe.beta
     with stages.stage("allocate", len(sites)) as advance:
         grams = output_grams(given.model, sites, [batch.feeds for batch in measured.batches(BATCH)], advance)
-    found = worths(thetas(orthogonality(grams), BETA if beta is None else beta))
+    gamma = likeness(orthogonality(grams))
+    found = worths(thetas(gamma - gamma.min(), BETA if beta is None else beta))
     return dict(zip([site.name for site in sites], found.tolist(), strict=True))
 
 

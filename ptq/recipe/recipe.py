@@ -215,8 +215,8 @@ class Recipe:
         if pair is not None:
             tables = None if self.embeddings in (EMBEDDINGS, NONE) else self.embeddings
             idle = {"first-last": self.first_last, "portable": self.portable, "embeddings": tables}
-            summing = "points" in METHODS[self.method].METHOD.OPTIONS
-            self.runtime.check(self.method, idle, summing=summing)
+            mixing = "bits" in METHODS[self.method].METHOD.OPTIONS
+            self.runtime.check(self.method, idle, mixing=mixing)
         return pair
 
     def base(self, *, has_data: bool) -> Method:
