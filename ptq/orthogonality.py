@@ -19,11 +19,11 @@ from ptq.model.sites import Site
 BETA: Final = 1.0
 """The default of the paper's code."""
 
-SAMPLES: Final = 32
-"""As many as the paper's batch."""
-
-_MOST_BYTES: Final = 1 << 28
+_MOST_BYTES: Final = 1 << 26
 """Of outputs that are kept at a time."""
+
+_COLUMNS: Final = 1 << 16
+"""Of features that are float64 at a time."""
 
 Feeds = Mapping[str, np.ndarray]
 Array = NDArray[np.float64]
@@ -31,7 +31,10 @@ Array = NDArray[np.float64]
 
 def gram(features: NDArray[np.float32] | Array) -> Array:
     """The products of samples, features `(n, p)` centred by column; `(n, n)`."""
-    products = features.astype(np.float64) @ features.T.astype(np.float64)
+    products = np.zeros((len(features), len(features)))
+    for first in range(0, features.shape[1], _COLUMNS):
+        part = features[:, first : first + _COLUMNS].astype(np.float64)
+        products += part @ part.T
     centred = products - products.mean(0) - products.mean(1, keepdims=True) + products.mean()
     return np.asarray(centred, np.float64)
 

@@ -155,6 +155,7 @@ def test_without_data_the_error_of_the_weights_decides(monkeypatch: pytest.Monke
     made = every_site.quantized(monkeypatch, every_site.network(), method="mixed", bits=4.0)
     formats = {how.weight.terms[0].format.name for how in made.sites.values() if how.weight is not None}
     assert len(formats) > 2
+    assert any("bits went by the errors of weights" in note for note in made.result.report.notes)
     assert all(how.execution is not Execution.FLOAT for how in made.sites.values())
 
 

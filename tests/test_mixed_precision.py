@@ -36,6 +36,12 @@ def test_orthogonality_by_its_definition() -> None:
     np.testing.assert_allclose(orthogonality([gram(each) for each in features]), wanted, rtol=1e-9)
 
 
+def test_many_features_are_taken_in_parts() -> None:
+    features = np.random.default_rng(0).normal(size=(4, 200_000)) + 1
+    centred = features - features.mean(0)
+    np.testing.assert_allclose(gram(features), centred @ centred.T, rtol=1e-9, atol=1e-6)
+
+
 def test_importance_is_that_of_the_paper() -> None:
     importance = thetas(likeness(ALIKE), 1.0)
     np.testing.assert_allclose(importance, [0.33287108, 0.30119421, 0.49658530], atol=5e-9)
