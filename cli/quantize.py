@@ -35,6 +35,11 @@ _RECIPE = (
     click.option("--search", help="radix, greedy (the paper's), greedy-grid  [default: radix]."),
     click.option("--alpha", type=float, help="Strength of smoothquant  [default: 0.5]."),
     click.option("--rounding", help="Of radix points: nearest, hessian, gpfq, adaround  [default: hessian with data]."),
+    click.option(
+        "--among", metavar="FORMATS", help="Formats of layers, of mixed: int2,int4,int8  [default: int2 to int8]."
+    ),
+    click.option("--metric", help="What mixed spends bits by: sensitivity or ompq  [default: sensitivity]."),
+    click.option("--beta", type=float, help="How much ompq makes of likeness  [default: 1]."),
     click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI."),
     click.option("--activations", help="uint8, dynamic, none, or fp8_* simulated  [default: uint8 with data]."),
     click.option("--target", default="cpu", show_default=True, help="What runs the file: cpu, cuda or tensorrt."),

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ptq.assignment import Budget, assign
 from ptq.errors import OptionError
 from ptq.ladder import Ladder
 
@@ -57,16 +59,14 @@ def by_bits(
         OptionError: the lowest rung everywhere already takes more.
 
     """
+    if per_layer or all(ladder.whole for ladder in ladders.values()):
+        return by_layer(ladders, {name: _share(ladder, effects[name]).sum(1) for name, ladder in ladders.items()}, bits)
     rungs = all_on(ladders, 0)
     least = spent = _stored(ladders, rungs)
     weights = _count(ladders)
     budget = bits * weights
-    if least > budget:
-        raise OptionError(
-            f"--bits {bits:g} is below the {least / weights:.3f} bits per weight that one point everywhere takes, "
-            f"scales included; give at least {_ceil(least / weights)}, or a narrower base format"
-        )
-    steps = [step for name, ladder in ladders.items() for step in _steps(name, ladder, effects[name], per_layer)]
+    _check(least, budget, weights)
+    steps = [step for name, ladder in ladders.items() for step in _steps(name, ladder, effects[name])]
     steps.sort(key=lambda s: (-s.merit, s.site, s.rows.start, s.before))
     spare = budget - least
     while steps and spare > 0:
@@ -77,6 +77,49 @@ def by_bits(
         spare -= spent - budget
         rungs, spent = all_on(ladders, 0), least
     return rungs, spent / weights
+
+
+def by_layer(
+    ladders: Mapping[str, Ladder], costs: Mapping[str, NDArray[np.float64]], bits: float
+) -> tuple[Rungs, float]:
+    """One rung for each layer, the optimum, with at most `bits` per weight on average, and what they come to.
+
+    `costs (rungs,)` are what add up to the error of the network, or to whatever is to be least.
+
+    Raises:
+        OptionError: the smallest rung everywhere already takes more, or a cost is not finite.
+
+    """
+    for name, cost in costs.items():
+        if not np.isfinite(cost).all():
+            raise OptionError(
+                f"the errors of {name} are beyond float32, so that no bits can be given by them; scale its weights, or "
+                f"give --keep-float for it"
+            )
+    weights = _count(ladders)
+    stored = {name: _sizes(ladder) for name, ladder in ladders.items()}
+    budget = Budget("bits", stored, bits * weights)
+    _check(budget.least, budget.most, weights)
+    chosen = assign({name: cost.tolist() for name, cost in costs.items()}, [budget])
+    return {name: ladders[name].all_on(rung) for name, rung in chosen.items()}, budget.of(chosen) / weights
+
+
+def widths(ladder: Ladder) -> NDArray[np.float64]:
+    """Bits of a number on each rung, scales left out; `(rungs,)`."""
+    return np.array([ladder.row_bits(rung) / ladder.shape[1] for rung in range(len(ladder.rungs))])
+
+
+def _sizes(ladder: Ladder) -> list[int]:
+    """What the weight takes on each rung, in bits."""
+    return [ladder.pick(ladder.all_on(rung)).storage_bits for rung in range(len(ladder.rungs))]
+
+
+def _check(least: float, budget: float, weights: int) -> None:
+    if least > budget:
+        raise OptionError(
+            f"--bits {budget / weights:g} is below the {least / weights:.3f} bits per weight that the smallest choice "
+            f"takes, scales included; give at least {_ceil(least / weights)}, or a narrower format"
+        )
 
 
 def _climbed(ladders: Mapping[str, Ladder], steps: Sequence[_Step], spare: float) -> Rungs:
@@ -103,12 +146,11 @@ def _stored(ladders: Mapping[str, Ladder], rungs: Rungs) -> int:
     return sum(ladder.pick(rungs[name]).storage_bits for name, ladder in ladders.items())
 
 
-def _steps(name: str, ladder: Ladder, effect: float, per_layer: bool) -> list[_Step]:  # noqa: FBT001
+def _steps(name: str, ladder: Ladder, effect: float) -> list[_Step]:
     """All steps of a site worth taking: those along the convex hull of error over bits, so that merits fall."""
-    error = ladder.error.double().numpy()
-    share = error / max(error[ladder.base].sum(), np.finfo(np.float64).tiny) * effect
+    share = _share(ladder, effect)
     rows = ladder.shape[0]
-    blocks = [slice(0, rows)] if per_layer or ladder.whole else [slice(row, row + 1) for row in range(rows)]
+    blocks = [slice(0, rows)] if ladder.whole else [slice(row, row + 1) for row in range(rows)]
     costs = [ladder.row_bits(rung) for rung in range(len(ladder.rungs))]
     steps = []
     for block in blocks:
@@ -123,6 +165,13 @@ def _steps(name: str, ladder: Ladder, effect: float, per_layer: bool) -> list[_S
             steps.append(_Step(merits[best], name, block, here, best, bits[best]))
             here = best
     return steps
+
+
+def _share(ladder: Ladder, effect: float) -> NDArray[np.float64]:
+    """What each row does to the output on each rung, `(rungs, out)`, from what all do on the base rung."""
+    error = ladder.error.double().numpy()
+    part: NDArray[np.float64] = error / max(error[ladder.base].sum(), np.finfo(np.float64).tiny) * effect
+    return part
 
 
 def _ceil(bits: float) -> str:

@@ -113,3 +113,9 @@ def test_a_number_is_capped_at_what_fits() -> None:
     rungs = allocation.all_on({"a": ladder(4, 64), "b": ladder(4, 64, base="int2")}, 3)
     assert rungs["a"].tolist() == [1] * 4
     assert rungs["b"].tolist() == [3] * 4
+
+
+def test_errors_that_are_not_finite_are_refused() -> None:
+    wrong = replace(ladder(4, 64), whole=True, error=torch.full((3, 4), torch.nan))
+    with pytest.raises(OptionError, match=r"the errors of a are beyond float32, .*; scale"):
+        allocation.by_bits({"a": wrong}, {"a": 1.0}, 6.0, per_layer=False)

@@ -35,6 +35,8 @@ def drop(result: Result) -> float:
         ({"weights": "int2", "bits": 2.6}, 0.02),
         ({"tolerance": 1e-3}, 0.005),
         ({"bits": 4.3, "per": "layer"}, 0.01),
+        ({"method": "mixed", "bits": 3.25}, 0.01),
+        ({"method": "mixed", "bits": 3.25, "metric": "ompq"}, 0.01),
     ],
 )
 def test_accuracy_at_few_bits(options: dict[str, Any], most: float) -> None:

@@ -172,7 +172,10 @@ def with_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
         ({"weights": "nf4", "method": "rtn"}, "does not take --weights nf4 with --activations none"),
         ({"weights": "int4", "method": "rtn"}, "takes int4 with --group 64 or 128, not channel"),
         ({"weights": "int4", "method": "rtn", "group": "32"}, "not 32"),
-        ({"weights": "int4", "group": "64"}, "sums points, which ONNX Runtime folds on a CPU; use --method gptq"),
+        (
+            {"weights": "int4", "group": "64"},
+            "gives them several, which ONNX Runtime folds on a CPU; use --method gptq",
+        ),
         ({"weights": "int8", "method": "rtn", "portable": True}, "has no --portable"),
         ({"weights": "int8", "method": "rtn", "first_last": "int8"}, "has no --first-last"),
         ({"weights": "int8", "method": "rtn", "embeddings": "int4"}, "has no --embeddings"),

@@ -82,17 +82,17 @@ class Target:
         said = f"--target {self.name} does not take --weights {weights} with --activations {activations}"
         raise OptionError(f"{said}{f' ({why})' if why else ''}; use one of: {takes}")
 
-    def check(self, method: str, idle: Mapping[str, object], *, summing: bool) -> None:
-        """Refuse a method that is `summing` points, and options of CPUs.
+    def check(self, method: str, idle: Mapping[str, object], *, mixing: bool) -> None:
+        """Refuse a method that gives weights several formats, and options of CPUs.
 
         Raises:
             OptionError: the method is, or one of the options was given.
 
         """
-        if summing:
+        if mixing:
             raise OptionError(
-                f"--target {self.name} takes one number a weight, --method {method} sums points, which ONNX Runtime "
-                f"folds on a CPU; use --method gptq or rtn"
+                f"--target {self.name} takes weights of one format, --method {method} gives them several, which ONNX "
+                f"Runtime folds on a CPU; use --method gptq or rtn"
             )
         for option, said in idle.items():
             if said:

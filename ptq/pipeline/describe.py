@@ -185,6 +185,8 @@ def _notes(made: Made) -> tuple[str, ...]:
         notes += [f"{count} layer{'s' * (count > 1)} in float: {reason}" for reason, count in floats.items()]
     if made.data is None:
         notes.append("no calibration data: only the weights are quantized; give --data")
+        if made.plan.measures:
+            notes.append("no calibration data: bits went by the errors of weights, not by those of outputs")
     if Execution.WEIGHTS in executions:
         notes.append("some weights are only stored in few bits: they are float32 after loading, and so is their speed")
     if Execution.BLOCKS in executions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,10 @@ from ptq.errors import ModelError
 from ptq.ladder import Ladder
 from ptq.lowering import Execution
 from ptq.method import Method
+from ptq.methods.mixed import OMPQ
 from ptq.model.graph import Model
 from ptq.model.sites import Site
+from ptq.orthogonality import BETA, likeness, orthogonality, output_grams, thetas, worths
 from ptq.pipeline.calibrate import BATCH, Statistics
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
@@ -27,6 +29,7 @@ from ptq.sensitivity import output_effects
 from ptq.solve import Curvature, on_grid
 
 _MOST_BIAS_STEPS = 2.0**30
+_OMPQ_UNIT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,11 +188,25 @@ def _allocate(given: _Given, solved: Mapping[str, _Solved], measured: Dataset | 
         return rungs
     if recipe.tolerance is not None:
         return rungs | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
-    effects = _effects(given, {name: solved[name] for name in free}, measured, stages)
     bits = given.plan.budget
     if recipe.bits is None:  # of small layers, scales alone may take more than what is usual
         bits = max(bits, allocation.lowest(free))
+    if recipe.metric == OMPQ and measured is not None:
+        worth = _worths(given, [solved[name].site for name in free], measured, stages)
+        costs = {name: -worth[name] * allocation.widths(ladder) / _OMPQ_UNIT for name, ladder in free.items()}
+        return rungs | allocation.by_layer(free, costs, bits)[0]
+    effects = _effects(given, {name: solved[name] for name in free}, measured, stages)
     return rungs | allocation.by_bits(free, effects, bits, per_layer=per_layer)[0]
+
+
+def _worths(given: _Given, sites: Sequence[Site], measured: Dataset, stages: Stages) -> dict[str, float]:
+    """What eight bits are worth at each site, by OMPQ."""
+    beta = given.plan.recipe.beta
+    with stages.stage("allocate", len(sites)) as advance:
+        grams = output_grams(given.model, sites, [batch.feeds for batch in measured.batches(BATCH)], advance)
+    gamma = likeness(orthogonality(grams))
+    found = worths(thetas(gamma - gamma.min(), BETA if beta is None else beta))
+    return dict(zip([site.name for site in sites], found.tolist(), strict=True))
 
 
 def _effects(

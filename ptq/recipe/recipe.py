@@ -36,8 +36,8 @@ from ptq.recipe.rules import Rule
 from ptq.recipe.tables import rounded
 from ptq.scheme import Scheme
 
-_ONE_POINT: Mapping[str, Any] = MappingProxyType({"points": 1, "search": "radix"})
-"""What multipoint is where the format alone is enough."""
+_ONE_SIZE: Mapping[str, Any] = MappingProxyType({"points": 1, "search": "radix", "metric": None, "beta": None})
+"""What multipoint and mixed are where the format alone is enough."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class Recipe:
     per: str | None = None
     search: str | None = None
     rounding: str | None = None
+    among: tuple[str, ...] | None = None
+    metric: str | None = None
+    beta: float | None = None
     portable: bool = False
     activations: str | None = None
     target: str = "cpu"
@@ -153,7 +156,7 @@ class Recipe:
         if self.first_last is None:
             return self.layers
         reads = METHODS[self.method].METHOD.OPTIONS
-        one = {name: value for name, value in _ONE_POINT.items() if name in reads}
+        one = {name: value for name, value in {**_ONE_SIZE, "among": self.first_last}.items() if name in reads}
         options = {"weights": self.first_last, "group": scheme.ROW, **one}
         ends = Rule(first=True, last=True, options=options, said=f"--first-last {self.first_last}")
         return (ends, *self.layers)
@@ -212,8 +215,8 @@ class Recipe:
         if pair is not None:
             tables = None if self.embeddings in (EMBEDDINGS, NONE) else self.embeddings
             idle = {"first-last": self.first_last, "portable": self.portable, "embeddings": tables}
-            summing = not METHODS[self.method].METHOD.OPTIONS.isdisjoint({"bits", "points"})
-            self.runtime.check(self.method, idle, summing=summing)
+            mixing = "bits" in METHODS[self.method].METHOD.OPTIONS
+            self.runtime.check(self.method, idle, mixing=mixing)
         return pair
 
     def base(self, *, has_data: bool) -> Method:

@@ -1,0 +1,135 @@
+"""Mixed precision: a layer has one integer format among several, and the budget says which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from ptq import registry, scheme
+from ptq.errors import OptionError, suggest
+from ptq.formats import INT8_MAX, PORTABLE_MAX
+from ptq.ladder import Ladder
+from ptq.method import Request
+from ptq.scheme import ROW, TENSOR, Scheme
+from ptq.solve import ROUNDINGS, Curvature, one_term
+
+FORMATS: Final = tuple(f"int{bits}" for bits in range(2, 9))
+"""What a layer may have when no option says, as far as int8 kernels take its groups."""
+
+SENSITIVITY: Final = "sensitivity"
+OMPQ: Final = "ompq"
+METRICS: Final = (SENSITIVITY, OMPQ)
+"""What is spent where: what a layer does to the output, or how unlike those of other layers its output is."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Formats that a layer may have, the narrowest first, and the metric by which they are chosen."""
+
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"bits", "among", "metric", "beta", "rounding"})
+
+    scheme: Scheme
+    choices: tuple[Scheme, ...]
+    rounding: str
+    portable: bool = False
+
+    @classmethod
+    def of(cls, request: Request) -> Mixed:
+        """The method for a request.
+
+        Raises:
+            OptionError: a format is no integer that int8 kernels take, the format of the request is not among them,
+                or the rounding or the metric needs data that is not there.
+
+        """
+        said, options = request.scheme, request.options
+        wanted = [name for each in options.get("among") or () for name in each.split(",")]
+        for name in wanted:
+            registry.get("--among", name, dict.fromkeys(FORMATS))
+        choices = tuple(_choices(request, sorted(set(wanted), key=FORMATS.index)) if wanted else _fitting(request))
+        if said not in choices:
+            raise OptionError(
+                f"--method mixed chooses among {', '.join(map(Scheme.describe, choices))}, and --weights "
+                f"{said.describe()} is none of them; name it in --among, or give another"
+            )
+        rounding = options.get("rounding") or ("hessian" if request.has_data else "nearest")
+        if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
+            raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
+        metric = options.get("metric") or SENSITIVITY
+        if metric not in METRICS:
+            raise OptionError(f"unknown --metric {metric!r}; {suggest(metric, METRICS)}")
+        if metric == OMPQ and not request.has_data:
+            raise OptionError(f"--metric {OMPQ} needs calibration data; give --data, or --metric {SENSITIVITY}")
+        beta = options.get("beta")
+        if beta is not None and not 0 <= beta < math.inf:
+            raise OptionError(f"--beta {beta:g} is no finite number from 0 up; give for example 1")
+        if metric != OMPQ and beta is not None:
+            raise OptionError(f"--metric {metric} has no --beta, {OMPQ} has; leave it out")
+        return cls(said, choices, rounding, request.portable)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the rounding needs, or the mean input: it keeps the mean of an output where it is."""
+        return ROUNDINGS[self.rounding].needs or frozenset({"mean"})
+
+    @property
+    def integral(self) -> bool:
+        """There is one term."""
+        return True
+
+    def ladder(
+        self,
+        weight: Tensor,
+        curvature: Curvature,
+        *,
+        points: int | None = None,
+        least_scale: Tensor | None = None,
+    ) -> Ladder:
+        """Quantize a weight `(groups, rows, in)` to every format, or with `points` to that of `scheme`.
+
+        All rows have the same.
+        """
+        choices = self.choices if points is None else (self.scheme,)
+        most = PORTABLE_MAX if self.portable else INT8_MAX
+        made = [
+            one_term(weight, choice, curvature, ROUNDINGS[self.rounding], most=most, least_scale=least_scale)
+            for choice in choices
+        ]
+        rungs = tuple(rung for ladder in made for rung in ladder.rungs)
+        return Ladder(
+            rungs,
+            torch.cat([ladder.error for ladder in made]),
+            made[0].power,
+            whole=True,
+            base=choices.index(self.scheme),
+        )
+
+
+def _choices(request: Request, names: Iterable[str]) -> Iterator[Scheme]:
+    """The formats of these names, with the groups that the request has.
+
+    Raises:
+        OptionError: the groups of one do not fit int8 kernels.
+
+    """
+    said = request.scheme
+    shared = str(said.group) if said.group else TENSOR if said.per_tensor else ROW
+    for name in names:
+        yield scheme.parse(name, shared, integer=said.fits_int8, portable=request.portable)
+
+
+def _fitting(request: Request) -> Iterator[Scheme]:
+    """All formats whose groups fit."""
+    for name in FORMATS:
+        try:
+            yield from _choices(request, [name])
+        except OptionError:
+            continue
+
+
+METHOD = Mixed

@@ -1,0 +1,182 @@
+"""The method mixed: what it makes of weights, what it refuses, and whole runs by both of its metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import every_site
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from schemes import check_contract, curvature, gaussian, inputs
+from test_schemes import awkward
+from tiny_models import Convolutions
+
+import ptq
+from ptq import scheme
+from ptq.errors import ModelError, OptionError
+from ptq.formats import INT8_MAX, PORTABLE_MAX
+from ptq.lowering import Execution
+from ptq.method import Request
+from ptq.methods.mixed import FORMATS, Mixed
+from ptq.model.capture import CaptureOptions, capture
+from ptq.recipe import Recipe
+
+IMAGES = {"image": np.random.default_rng(11).normal(size=(12, 3, 8, 8)).astype(np.float32)}
+
+
+def method(weights: str = "int4", group: str | None = None, *, portable: bool = False, **options: Any) -> Mixed:
+    how = scheme.parse(weights, group, integer=True, portable=portable)
+    return Mixed.of(Request(how, has_data=True, portable=portable, options=options))
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("group", ["channel", "tensor", "16", "64"])
+def test_every_rung_keeps_the_contract(group: str, *, portable: bool) -> None:
+    made, weight = method("int3", group, portable=portable), gaussian(2, 5, 72)
+    before = weight.clone()
+    ladder = made.ladder(weight, curvature(inputs(200, 72), 2))
+    assert torch.equal(weight, before)
+    assert ladder.whole
+    assert len(ladder.rungs) == len(made.choices)
+    assert made.choices[ladder.base] == made.scheme
+    for rung, choice in enumerate(made.choices):
+        picked = ladder.pick(ladder.all_on(rung))
+        check_contract(picked, choice, weight)
+        assert picked.integers().abs().max() <= (PORTABLE_MAX if portable else INT8_MAX)
+    again = made.ladder(weight, curvature(inputs(200, 72), 2))
+    assert torch.equal(again.error, ladder.error)
+
+
+@pytest.mark.parametrize("case", awkward())
+def test_awkward_weights(case: str) -> None:
+    weight, x = awkward()[case]
+    made = method()
+    ladder = made.ladder(weight, curvature(x))
+    for rung, choice in enumerate(made.choices):
+        check_contract(ladder.pick(ladder.all_on(rung)), choice, weight)
+
+
+def test_wider_formats_are_larger_and_better() -> None:
+    ladder = method().ladder(gaussian(1, 12, 96), curvature(inputs(2000, 96)))
+    sizes = [ladder.pick(ladder.all_on(rung)).storage_bits for rung in range(len(ladder.rungs))]
+    errors = ladder.error.sum(1)
+    assert sizes == sorted(sizes)
+    assert (errors[:-1] > 1.5 * errors[1:]).all()
+
+
+def test_with_points_there_is_the_format_that_was_asked_for() -> None:
+    weight, curve = gaussian(1, 12, 96), curvature(inputs(2000, 96))
+    whole, one = method().ladder(weight, curve), method().ladder(weight, curve, points=1)
+    assert len(one.rungs) == 1
+    assert torch.equal(one.error[one.base], whole.error[whole.base])
+
+
+def test_formats_to_choose_among() -> None:
+    assert [each.format.name for each in method().choices] == list(FORMATS)
+    assert [each.format.name for each in method(among=("int8,int4",)).choices] == ["int4", "int8"]
+    assert [each.format.name for each in method(among=("int8", "int4", "int8")).choices] == ["int4", "int8"]
+    assert [each.format.name for each in method(group="32").choices] == list(FORMATS[:-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"among": "int2,int9"}, "unknown --among 'int9'; did you mean 'int"),
+        ({"among": "int2,int8"}, "among int2, int8, and --weights int4 is none of them; name it"),
+        ({"weights": "uint4"}, "--weights uint4 is none of them; name it"),
+        ({"weights": "nf4", "activations": "none"}, "--weights nf4 is none of them; name it"),
+        ({"weights": "mxint8", "activations": "none"}, "is none of them; name it"),
+        ({"among": "int4,int8", "group": "32"}, "groups of int8 do not fit int8 kernels, .*; use"),
+        ({"metric": "sensitivty"}, "unknown --metric 'sensitivty'; did you mean 'sensitivity'"),
+        ({"beta": 1.0}, "--metric sensitivity has no --beta, ompq has; leave it out"),
+        ({"metric": "ompq", "beta": -1.0}, "--beta -1 is no finite number from 0 up; give"),
+        ({"rounding": "up"}, "unknown --rounding 'up'; "),
+        ({"points": 2}, "--points is read by .*; leave it out"),
+        (
+            {"method": "gptq", "metric": "ompq"},
+            "--metric is read by --method mixed, not by --method gptq; leave it out",
+        ),
+        ({"target": "cuda", "weights": "int8"}, "--target cuda .*--method mixed.*; use"),
+    ],
+)
+def test_what_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        Recipe.of({"method": "mixed", **options})
+
+
+def test_what_needs_data() -> None:
+    for options in ({"metric": "ompq"}, {"rounding": "hessian"}):
+        with pytest.raises(OptionError, match="needs calibration data; give --data"):
+            ptq.quantize(every_site.network(), method="mixed", **options)
+
+
+def test_fewer_bits_than_the_narrowest_format_takes() -> None:
+    with pytest.raises(OptionError, match=r"--bits 2 is below the 2\.\d+ bits per weight .*; give at least"):
+        ptq.quantize(Convolutions().eval(), IMAGES, method="mixed", bits=2.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"metric": "ompq"},
+        {"metric": "ompq", "beta": 100.0},
+        {"among": "int2,int4,int8"},
+        {"group": "16"},
+        {"first_last": "int8"},
+        {"activations": "none"},
+        {"activations": "dynamic", "rounding": "nearest"},
+    ],
+    ids=str,
+)
+def test_a_run_keeps_to_its_budget(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    bits = 5.2
+    made = every_site.quantized(monkeypatch, _exported(), IMAGES, method="mixed", bits=bits, **options)
+    computing = {name: how for name, how in made.sites.items() if how.weight is not None}
+    weights = [how.weight for how in computing.values() if how.weight is not None]
+    fixed = 2 if options.get("first_last") else 0
+    chosen = weights[1:-1] if fixed else weights
+    stored = sum(weight.storage_bits for weight in chosen)
+    assert stored <= bits * sum(weight.shape[0] * weight.shape[1] for weight in chosen)
+    assert all(len(weight.terms) == 1 for weight in weights)
+    assert len({weight.terms[0].format for weight in weights}) > 1
+    if fixed:
+        assert {weights[0].terms[0].format.name, weights[-1].terms[0].format.name} == {"int8"}
+    expected, got = made.reference(IMAGES), made.outputs(IMAGES)
+    for name, array in expected.items():
+        assert every_site.sqnr_db(array, got[name]) > 20, name
+
+
+def test_without_data_the_error_of_the_weights_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = every_site.quantized(monkeypatch, every_site.network(), method="mixed", bits=4.0)
+    formats = {how.weight.terms[0].format.name for how in made.sites.values() if how.weight is not None}
+    assert len(formats) > 2
+    assert any("bits went by the errors of weights" in note for note in made.result.report.notes)
+    assert all(how.execution is not Execution.FLOAT for how in made.sites.values())
+
+
+def test_more_bits_are_never_a_worse_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    powers = []
+    for bits in (2.6, 3.5, 5.0, 8.5):
+        made = every_site.quantized(monkeypatch, _exported(), IMAGES, method="mixed", bits=bits)
+        accuracy = made.result.report.accuracy
+        assert accuracy is not None
+        assert accuracy.sqnr_db is not None
+        powers.append(accuracy.sqnr_db)
+    assert powers == sorted(powers)
+
+
+def test_outputs_that_cannot_be_compared_are_refused() -> None:
+    """Of recurrent layers, samples are no rows."""
+    with pytest.raises(ModelError, match=r"one sample in each row; .*; give"):
+        ptq.quantize(every_site.network(), every_site.feeds(8), method="mixed", metric="ompq", bits=6.0)
+
+
+def _exported() -> onnx.ModelProto:
+    graph = capture(Convolutions().eval(), CaptureOptions(), {"image": IMAGES["image"][:1]})
+    made: onnx.ModelProto = ir.to_proto(graph)
+    return made
