@@ -25,19 +25,20 @@ from calibration.batch import Batch
 from calibration.observers import Mean
 from ptq.errors import OptionError
 from ptq.model.depth import depths
-from ptq.model.functions import Function, behind
+from ptq.model.functions import Function, behind, same
 from ptq.model.graph import Model
 from ptq.model.probe import sampled, sampled_as
 from ptq.model.sites import MATMUL, Site
 from ptq.qtensor import QTensor
 from ptq.step import AFTER, Setting
 
-_POSITIONS: Final = 256
+_POSITIONS: Final = 64
 """Positions of an image that its means are taken from."""
 
-_STEPS: Final = 8
+_STEPS: Final = 6
 _DAMPING: Final = 0.02
 _APART: Final = 0.01
+_NEAR: Final = 1e-4
 _TINY: Final = 1e-30
 
 
@@ -98,13 +99,18 @@ def matching(values: Tensor, function: Function, means: Tensor) -> Tensor:
     It is found by Newton's steps. Where the function is all but flat they are short of it, so that a channel that is
     hardly ever active stays so.
     """
+    if function is same:
+        return (means - values.double().mean(1)).float()
     shift = torch.zeros(len(values), 1)
     reach = values.square().mean(1, keepdim=True).sqrt() + means[:, None].abs().float()
     for _ in range(_STEPS):
-        here = function(values + shift)
-        slope = (function(values + shift + _APART * reach) - here).mean(1, keepdim=True) / (_APART * reach + _TINY)
-        step = (means[:, None] - here.double().mean(1, keepdim=True)).float() / (slope.clamp_min(0) + _DAMPING)
-        shift += step.clamp(-reach, reach)
+        here = function(values + shift).mean(1, keepdim=True)
+        missing = means[:, None].float() - here
+        if bool((missing.abs() <= _NEAR * reach).all()):
+            break
+        apart = _APART * reach + _TINY
+        slope = (function(values + (shift + apart)).mean(1, keepdim=True) - here) / apart
+        shift += (missing / (slope.clamp_min(0) + _DAMPING)).clamp(-reach, reach)
     return shift[:, 0]
 
 
