@@ -32,8 +32,9 @@ from ptq.model.sites import MATMUL, Site
 from ptq.qtensor import QTensor
 from ptq.step import AFTER, Setting
 
+_SAMPLES: Final = 128
 _POSITIONS: Final = 64
-"""Positions of an image that its means are taken from."""
+"""Samples, and positions of each, that means are taken from: what is kept does not grow with the data."""
 
 _STEPS: Final = 6
 _DAMPING: Final = 0.02
@@ -128,12 +129,17 @@ def _samples(model: Model, sites: Sequence[Site], batches: Iterable[Batch]) -> I
     uses = {site.name: site.uses[0] for site in sites}
     session = sampled(model.graph, {use.output: _POSITIONS for use in uses.values()})
     biases = {site.name: _added(model, site) for site in sites}
+    left = _SAMPLES
     for batch in batches:
+        if left <= 0:
+            return
+        left -= batch.size
         found = dict(zip(session.outputs, map(torch.from_numpy, session.run(batch.feeds)), strict=True))
-        yield {
-            name: found[sampled_as(use.output)].movedim(-1 if use.geometry is None else 1, 0).flatten(1) + biases[name]
-            for name, use in uses.items()
-        }
+        made = {}
+        for name, use in uses.items():
+            values = found[sampled_as(use.output)].movedim(-1 if use.geometry is None else 1, 0).flatten(1)
+            made[name] = values[:, :: -(-values.shape[1] // (batch.size * _POSITIONS))] + biases[name]
+        yield made
 
 
 def _added(model: Model, site: Site) -> Tensor:
