@@ -32,7 +32,7 @@ from ptq.model.sites import MATMUL, Site
 from ptq.qtensor import QTensor
 from ptq.step import AFTER, Setting
 
-_SAMPLES: Final = 128
+_SAMPLES: Final = 512
 _POSITIONS: Final = 64
 """Samples, and positions of each, that means are taken from: what is kept does not grow with the data."""
 
