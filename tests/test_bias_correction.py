@@ -13,15 +13,16 @@ from step_networks import NETWORKS, feeds, quantized, steps, uneven
 
 import ptq
 from ptq.errors import OptionError
-from ptq.model.functions import behind
+from ptq.model.functions import behind, same
 from ptq.model.graph import Model
 from ptq.model.sites import Site
 from ptq.steps import bias_correction
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_corrected_means_are_those_of_float(network: str) -> None:
-    """Behind what reads each output, on the data, up to where a channel is hardly ever active."""
+def test_corrected_means_are_those_of_float(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind what reads each output, on the data, where all positions of images are looked at."""
+    monkeypatch.setattr(bias_correction, "_POSITIONS", 1024)
     proto = NETWORKS[network]
     model, data = Model.of(ir.from_proto(proto)), feeds(proto)
     made = steps(model, data, "bias-correction")
@@ -71,4 +72,4 @@ def test_matching_a_mean_behind_a_function() -> None:
     np.testing.assert_allclose(found[[0, 1, 3]], 0.5, atol=0.02)
     assert float(found[2]) == 0
     target = (values - 1.5).double().mean(1)
-    np.testing.assert_allclose(bias_correction.matching(values, lambda x: x, target), -1.5, atol=1e-3)
+    np.testing.assert_allclose(bias_correction.matching(values, same, target), -1.5, atol=1e-3)

@@ -26,15 +26,15 @@ def behind(model: Model, use: Use) -> Function:
     if {reader.op_type for reader in readers} == {"Sigmoid", "Mul"} and len(readers) == 2:
         gate = next(reader for reader in readers if reader.op_type == "Sigmoid").outputs[0]
         product = next(reader for reader in readers if reader.op_type == "Mul")
-        return F.silu if gate in product.inputs and len(gate.uses()) == 1 else _same
-    return _function(readers[0]) if len(readers) == 1 else _same
+        return F.silu if gate in product.inputs and len(gate.uses()) == 1 else same
+    return _function(readers[0]) if len(readers) == 1 else same
 
 
 def _function(node: ir.Node) -> Function:
     if node.op_type == "Clip":
         low, high = (_bound(node, slot) for slot in (1, 2))
         return lambda x: x.clamp(-math.inf if low is None else low, math.inf if high is None else high)
-    return _FUNCTIONS.get(node.op_type, _same)
+    return _FUNCTIONS.get(node.op_type, same)
 
 
 def _bound(node: ir.Node, slot: int) -> float | None:
@@ -42,7 +42,8 @@ def _bound(node: ir.Node, slot: int) -> float | None:
     return None if array is None else float(array.reshape(-1)[0])
 
 
-def _same(x: Tensor) -> Tensor:
+def same(x: Tensor) -> Tensor:
+    """The identity."""
     return x
 
 

@@ -25,19 +25,21 @@ from calibration.batch import Batch
 from calibration.observers import Mean
 from ptq.errors import OptionError
 from ptq.model.depth import depths
-from ptq.model.functions import Function, behind
+from ptq.model.functions import Function, behind, same
 from ptq.model.graph import Model
 from ptq.model.probe import sampled, sampled_as
 from ptq.model.sites import MATMUL, Site
 from ptq.qtensor import QTensor
 from ptq.step import AFTER, Setting
 
-_POSITIONS: Final = 256
-"""Positions of an image that its means are taken from."""
+_SAMPLES: Final = 512
+_POSITIONS: Final = 64
+"""Samples, and positions of each, that means are taken from: what is kept does not grow with the data."""
 
-_STEPS: Final = 8
+_STEPS: Final = 6
 _DAMPING: Final = 0.02
 _APART: Final = 0.01
+_NEAR: Final = 1e-4
 _TINY: Final = 1e-30
 
 
@@ -98,13 +100,18 @@ def matching(values: Tensor, function: Function, means: Tensor) -> Tensor:
     It is found by Newton's steps. Where the function is all but flat they are short of it, so that a channel that is
     hardly ever active stays so.
     """
+    if function is same:
+        return (means - values.double().mean(1)).float()
     shift = torch.zeros(len(values), 1)
     reach = values.square().mean(1, keepdim=True).sqrt() + means[:, None].abs().float()
     for _ in range(_STEPS):
-        here = function(values + shift)
-        slope = (function(values + shift + _APART * reach) - here).mean(1, keepdim=True) / (_APART * reach + _TINY)
-        step = (means[:, None] - here.double().mean(1, keepdim=True)).float() / (slope.clamp_min(0) + _DAMPING)
-        shift += step.clamp(-reach, reach)
+        here = function(values + shift).mean(1, keepdim=True)
+        missing = means[:, None].float() - here
+        if bool((missing.abs() <= _NEAR * reach).all()):
+            break
+        apart = _APART * reach + _TINY
+        slope = (function(values + (shift + apart)).mean(1, keepdim=True) - here) / apart
+        shift += (missing / (slope.clamp_min(0) + _DAMPING)).clamp(-reach, reach)
     return shift[:, 0]
 
 
@@ -122,12 +129,17 @@ def _samples(model: Model, sites: Sequence[Site], batches: Iterable[Batch]) -> I
     uses = {site.name: site.uses[0] for site in sites}
     session = sampled(model.graph, {use.output: _POSITIONS for use in uses.values()})
     biases = {site.name: _added(model, site) for site in sites}
+    left = _SAMPLES
     for batch in batches:
+        if left <= 0:
+            return
+        left -= batch.size
         found = dict(zip(session.outputs, map(torch.from_numpy, session.run(batch.feeds)), strict=True))
-        yield {
-            name: found[sampled_as(use.output)].movedim(-1 if use.geometry is None else 1, 0).flatten(1) + biases[name]
-            for name, use in uses.items()
-        }
+        made = {}
+        for name, use in uses.items():
+            values = found[sampled_as(use.output)].movedim(-1 if use.geometry is None else 1, 0).flatten(1)
+            made[name] = values[:, :: -(-values.shape[1] // (batch.size * _POSITIONS))] + biases[name]
+        yield made
 
 
 def _added(model: Model, site: Site) -> Tensor:
