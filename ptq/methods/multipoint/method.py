@@ -16,6 +16,8 @@ from ptq import formats, registry
 from ptq.errors import OptionError, suggest
 from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
 from ptq.formats.integer import IntFormat
+from ptq.formats.lloyd import LloydFormat
+from ptq.formats.lloyd import LloydFormat
 from ptq.ladder import Ladder
 from ptq.method import Request
 from ptq.methods.multipoint.greedy import greedy_rows
@@ -70,7 +72,7 @@ class Multipoint:
         """
         scheme, options = request.scheme, request.options
         base = scheme.format
-        if not isinstance(base, IntFormat):
+        if not isinstance(base, (IntFormat, LloydFormat)):
             raise OptionError(
                 f"multipoint sums points of integers, not of {scheme.describe()}; use --method gptq or rtn for it"
             )
@@ -79,9 +81,10 @@ class Multipoint:
         if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
             raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
         points = options.get("points")
-        narrower = _narrower(base) if points is None else []
-        asked = any(options.get(name) is not None for name in ("bits", "tolerance"))
-        first, last = (narrower[-1] if asked else None, narrower[0]) if narrower else (None, None)
+        first = last = None
+        if points is None and (narrower := _narrower(base)):
+            asked = any(options.get(name) is not None for name in ("bits", "tolerance"))
+            first, last = narrower[-1] if asked else None, _narrower(_digits(base))[0]
         made = cls(scheme, search, rounding, request.portable, first, last)
         most = made.most_points
         if points is not None and not 1 <= points <= most:
@@ -91,8 +94,13 @@ class Multipoint:
 
     @property
     def base(self) -> Format:
-        """The format of all points but a narrower one."""
+        """The format of the only point of a row."""
         return self.scheme.format
+
+    @property
+    def digits(self) -> Format:
+        """The format of several points: the base, or integers of its width where the numbers of that are no digits."""
+        return _digits(self.base)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -107,7 +115,7 @@ class Multipoint:
     @property
     def most_points(self) -> int:
         """How many points of the base format a row can have."""
-        sums = [points for points in self.sums() if points[-1] == self.base]
+        sums = [points for points in self.sums() if points[-1] in {self.base, self.digits}]
         return GREEDY_POINTS if self.search in _GREEDY else len(sums)
 
     def ladder(
@@ -124,7 +132,7 @@ class Multipoint:
             return Ladder(rungs, error, power)
         sums = self.sums()
         if points is not None:
-            sums = {each: radix for each, radix in sums.items() if len(each) <= points and set(each) == {self.base}}
+            sums = {each: radix for each, radix in sums.items() if len(each) <= points and self._wide(each)}
         put = partial(one_term, weight, curvature=curvature, rounding=ROUNDINGS[self.rounding], most=self._most)
         if self._one_scale:
             grids = self._of_one_scale(sums, put, least_scale)
@@ -169,19 +177,27 @@ class Multipoint:
 
     def sums(self) -> dict[tuple[Format, ...], Radix]:
         """The formats of the points that a row may be a sum of, and their number systems, by size."""
-        sums: dict[tuple[Format, ...], Radix] = {}
-        before: tuple[Format, ...] = ()
-        while not before or before in sums:
-            reached = sums[before].limit if before else 0
-            for fmt in (self.last if before else self.first, self.base):
-                if fmt is None:
-                    continue
-                radix = Radix.of((*before, fmt), portable=self.portable)
-                fits = reached < radix.limit <= self._most and not (self._one_scale and radix.cut)
-                if fits or not before:
+        sums: dict[tuple[Format, ...], Radix] = {
+            (fmt,): self._radix(fmt) for fmt in (self.first, self.base) if fmt is not None
+        }
+        before: tuple[Format, ...] = (self.digits,)
+        reached = self._radix(*before).limit
+        while True:
+            for fmt in (self.last, self.digits):
+                radix = None if fmt is None else self._radix(*before, fmt)
+                if fmt is not None and radix is not None and reached < radix.limit <= self._most:
                     sums[(*before, fmt)] = radix
-            before = (*before, self.base)
-        return sums
+            before = (*before, self.digits)
+            if before not in sums:
+                return sums
+            reached = sums[before].limit
+
+    def _radix(self, *formats: Format) -> Radix:
+        return Radix.of(formats, portable=self.portable)
+
+    def _wide(self, mix: Sequence[Format]) -> bool:
+        """Whether no point is narrower than the base."""
+        return set(mix) in ({self.base}, {self.digits})
 
     @property
     def _most(self) -> int:
@@ -200,11 +216,14 @@ class Multipoint:
         return curvature.errors(curvature.arranged(residual)).reshape(-1)
 
 
-def _narrower(base: IntFormat) -> list[IntFormat]:
-    """The integers of fewer bits, the narrowest first."""
-    integers = (fmt for fmt in formats.FORMATS.values() if isinstance(fmt, IntFormat))
-    found = (fmt for fmt in integers if fmt.signed == base.signed and fmt.bits < base.bits)
-    return sorted(found, key=lambda fmt: fmt.bits)
+def _narrower(base: Format) -> list[Format]:
+    """The formats of its kind of fewer bits, the narrowest first."""
+    alike = (fmt for fmt in formats.FORMATS.values() if type(fmt) is type(base) and (fmt.min < 0) == (base.min < 0))
+    return sorted((fmt for fmt in alike if fmt.bits < base.bits), key=lambda fmt: fmt.bits)
+
+
+def _digits(base: Format) -> Format:
+    return formats.get(f"int{base.bits}") if isinstance(base, LloydFormat) else base
 
 
 def _points(term: Term, formats: tuple[Format, ...], radix: Radix) -> tuple[Term, ...]:

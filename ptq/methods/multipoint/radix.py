@@ -15,6 +15,7 @@ from torch import Tensor
 from ptq.errors import OptionError
 from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
 from ptq.formats.integer import Integers
+from ptq.formats.lloyd import LloydFormat
 
 _PORTABLE_RATIO = 8
 
@@ -23,13 +24,15 @@ _PORTABLE_RATIO = 8
 class Radix:
     """A number system: place `k` has digits up to `digits[k]` worth `worths[k]`, the coarsest place first.
 
-    Digits are from `-digits[k]` where they are signed, else from 0. `limit` is the largest sum.
+    Digits are from `-digits[k]` where they are signed, else from 0. `limit` is the largest sum. With a `book` the only
+    digits are its numbers, which need not be all up to the largest.
     """
 
     digits: tuple[int, ...]
     worths: tuple[int, ...]
     limit: int
     signed: bool = True
+    book: LloydFormat | None = None
 
     @classmethod
     def of(cls, formats: Sequence[Format], *, portable: bool = False) -> Radix:
@@ -37,6 +40,9 @@ class Radix:
 
         Of several unsigned digits, the sums end where integer kernels do, or there would be few such systems.
         """
+        (first, *others) = formats
+        if isinstance(first, LloydFormat) and not others:
+            return cls((int(first.reach),), (1,), int(first.reach), book=first)
         most = PORTABLE_MAX if portable else INT8_MAX
         signed = formats[0].min < 0
         digits = [int(min(fmt.max, most) if signed else fmt.max) for fmt in formats]
@@ -53,8 +59,10 @@ class Radix:
         return self.limit < sum(digit * worth for digit, worth in zip(self.digits, self.worths, strict=True))
 
     @property
-    def grid(self) -> Integers:
+    def grid(self) -> Format:
         """Every sum."""
+        if self.book is not None:
+            return self.book
         return Integers.up_to(self.limit) if self.signed else Integers.between(0, self.limit)
 
     def split(self, integers: Tensor) -> list[Tensor]:
