@@ -64,12 +64,16 @@ def test_a_narrower_last_point_gives_sizes_in_between() -> None:
     assert systems("int4", points=1) == {"int4": 7, "int4+int4": 112}
 
 
-@pytest.mark.parametrize("option", ["bits", "tolerance"])
-def test_the_only_point_of_a_row_may_be_narrower_where_a_size_is_asked_for(option: str) -> None:
-    assert systems("int4", **{option: 0.5}) == {"int3": 3, **systems("int4")}
-    assert systems("int3", **{option: 0.5}) == {"int2": 1, **systems("int3")}
-    assert systems("int2", **{option: 0.5}) == systems("int2")
-    assert systems("int8", **{option: 0.5}) == {"int7": 63, "int8": 127}
+@pytest.mark.parametrize(("option", "value"), [("bits", 0.1), ("tolerance", 0.1)])
+def test_the_only_point_of_a_row_may_be_narrower_where_bits_are_few(option: str, value: float) -> None:
+    def narrowed(base: str) -> dict[str, int]:
+        bits = formats.get(base).bits if option == "bits" else 0
+        return systems(base, **{option: bits + value})
+
+    assert narrowed("int4") == {"int3": 3, **systems("int4")}
+    assert narrowed("int8") == {"int7": 63, "int8": 127}
+    assert narrowed("int3") == systems("int3"), "rows of a single point of int2 do not pay"
+    assert systems("int4", bits=4.25) == systems("int4")
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "int8"])
