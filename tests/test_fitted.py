@@ -101,7 +101,7 @@ def test_ffp8_has_no_sign_where_no_number_is_negative(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ffp8", "s2fp8"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "hqq"])
 def test_the_largest_number_stays(name: str, method: str) -> None:
     weight = drawn("student")
     made = quantized(weight, scheme.parse(name), method)
@@ -188,6 +188,8 @@ def rounded(array: np.ndarray, fitted: str, *, turned: bool) -> np.ndarray:
 def test_onnx_runtime_computes_with_the_numbers(kind: str, fitted: str, method: str) -> None:
     """The file gives what the float network gives with every weight rounded; by others, nearly what it gave before."""
     float_model, feeds = network(kind), fed(kind)
+    if method == "hqq" and FITTED[fitted].whole:
+        pytest.skip("it fits scales, and these are given")
     data = None if method == "rtn" else feeds
     tables = fitted if kind == "embedding" else "none"
     made = ptq.quantize(
@@ -227,7 +229,7 @@ def test_what_is_stored_is_counted_the_table_of_a_tensor_too() -> None:
         ({"weights": "ffp9"}, "unknown format 'ffp9'; did you mean 'ffp8'"),
         ({"weights": "ufp8_e2m6"}, "unknown format 'ufp8_e2m6'"),
         ({"weights": "int8", "activations": "fp8_auto"}, "no kernel of ONNX Runtime takes them"),
-        ({"weights": "s2fp8", "method": "multipoint"}, "multipoint sums points of int2 to int8"),
+        ({"weights": "s2fp8", "method": "multipoint"}, "multipoint sums points of integers, not of s2fp8"),
     ],
 )
 def test_what_they_are_not_for(options: dict[str, str], said: str) -> None:

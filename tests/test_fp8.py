@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
-from twins import FP8, TWINS, Twin, biases, difference, initializers, numbers_of, run, value
+from twins import FP8, TWINS, Twin, biases, difference, initializers, numbers_of, run, scale, value
 
 import ptq
 from ptq import formats
@@ -32,9 +32,9 @@ def dense(twin: Twin, result: Result) -> dict[str, Tensor]:
     found = {}
     for name, layer in zip(twin.layers, result.report.layers, strict=True):
         rows = numbers_of(initializers(model)[f"{layer.site}/plane1"])
-        scale = torch.from_numpy(value(model, f"{layer.site}/scale1").copy()).reshape(-1, *[1] * (rows.ndim - 1))
+        steps = torch.from_numpy(scale(model, layer.site).copy()).reshape(-1, *[1] * (rows.ndim - 1))
         original = tuple(initializers(twin.onnx())[name].dims)
-        whole = rows * scale
+        whole = rows * steps
         found[name] = whole if tuple(whole.shape) == original else whole.T
     return found | biases(model)
 
@@ -84,10 +84,10 @@ def test_stored_weights_are_the_nearest_that_torch_knows(weights: str) -> None:
     result = quantized(twin, weights, "none")
     for name, layer in zip(twin.layers, result.report.layers, strict=True):
         stored = numbers_of(initializers(result.model)[f"{layer.site}/plane1"])
-        scale = torch.from_numpy(value(result.model, f"{layer.site}/scale1").copy())[:, None, None, None]
+        step = torch.from_numpy(scale(result.model, layer.site).copy())[:, None, None, None]
         original = torch.from_numpy(numpy_helper.to_array(initializers(twin.onnx())[name]).copy())
         most = torch.finfo(FP8[weights]).max
-        nearest = (original.double() / scale.double()).clamp(-most, most).float().to(FP8[weights]).float()
+        nearest = (original.double() / step.double()).clamp(-most, most).float().to(FP8[weights]).float()
         assert torch.equal(stored, nearest)
 
 

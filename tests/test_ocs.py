@@ -163,9 +163,12 @@ def test_weights_alone_are_split_without_data(monkeypatch: pytest.MonkeyPatch) -
         ({"weights": "int8"}, "adds two int8, up to 254, and int8 kernels take integers up to 127; give fewer bits"),
         ({"weights": "uint4"}, "splits columns of int2 to int7 .*, not uint4; use --method gptq"),
         ({"weights": "int4", "group": "32"}, "not int4 in groups of 32; use"),
-        ({"weights": "int4", "points": 2}, "--method ocs has no --points"),
-        ({"weights": "int4", "per": "channel"}, "--method ocs has no --per"),
-        ({"weights": "int8", "target": "tensorrt"}, "--target tensorrt takes one number a weight, --method ocs sums"),
+        ({"weights": "int4", "points": 2}, "--points is read by --method multipoint, not by --method ocs"),
+        ({"weights": "int4", "per": "channel"}, "--per is read by --method multipoint, not by --method ocs"),
+        (
+            {"weights": "int8", "target": "tensorrt"},
+            "takes weights of one format, --method ocs gives them several",
+        ),
     ],
 )
 def test_what_it_does_not_do_is_refused(options: dict[str, object], said: str) -> None:

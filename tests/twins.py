@@ -148,6 +148,18 @@ def value(model: onnx.ModelProto, name: str) -> np.ndarray:
     return Session(copy.SerializeToString(), optimize=False).run(feeds, [name])[0]
 
 
+def scale(model: onnx.ModelProto, site: str) -> np.ndarray:
+    """What a file multiplies the stored numbers of a layer with, one for each of its rows."""
+    made = {f"{site}/plane1"}
+    for node in model.graph.node:
+        if made & set(node.input):
+            if node.op_type == "Mul":
+                (other,) = set(node.input) - made
+                return value(model, other).reshape(-1)
+            made |= set(node.output)
+    raise AssertionError(site)
+
+
 def _dims(model: onnx.ModelProto) -> list[onnx.TensorShapeProto.Dimension]:
     return list(model.graph.input[0].type.tensor_type.shape.dim)
 

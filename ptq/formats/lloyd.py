@@ -29,4 +29,8 @@ FORMATS: Final = (
     LloydFormat.of(-PORTABLE_MAX, -23, 0, 40),
     LloydFormat.of(-PORTABLE_MAX, -36, -20, -9, 0, 11, 27, 54),
     LloydFormat.of(-PORTABLE_MAX, -43, -32, -24, -17, -12, -7, -3, 0, 4, 8, 14, 20, 28, 40, 60),
+    LloydFormat.of(
+        *(-PORTABLE_MAX, -48, -39, -33, -28, -23, -20, -17, -14, -12, -10, -8, -6, -4, -3, -1),
+        *(0, 1, 3, 5, 6, 8, 11, 13, 16, 19, 22, 26, 31, 38, 47, 62),
+    ),
 )

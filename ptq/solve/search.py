@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ptq.formats import Format
+from ptq.formats.lloyd import LloydFormat
 from ptq.scales import ScaleGrid
 from ptq.solve.curvature import Curvature
 from ptq.solve.grouping import Grouping
@@ -37,6 +38,9 @@ _IDLE = 2.0**-24
 _TAPERED = torch.cat([_COARSE[:6] * 2.0**octave for octave in range(-3, 2)])
 """For formats whose large numbers are coarse, in relation to their size: the largest weight is put around the largest
 number that is not."""
+
+_LONG_TAILED = torch.linspace(1.4, 0.6, 9)
+"""For numbers that are as far apart as those of weights are rare: the tails of a row may fit more or less."""
 
 _SPARE = 2.0
 """How far beyond the scales that are tried one may settle."""
@@ -120,6 +124,8 @@ def candidates(fmt: Format) -> Tensor:
     Smaller ones clip. Larger ones leave large numbers unused, which pays where those are farther apart than others, in
     relation to their size, as in posits.
     """
+    if isinstance(fmt, LloydFormat):
+        return _LONG_TAILED
     limit = max(-fmt.min, fmt.max) / fmt.step
     if _is_even(fmt):
         return _FINEST if limit >= _FINEST_LIMIT else _FINE if limit >= _FINE_LIMIT else _COARSE

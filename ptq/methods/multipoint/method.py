@@ -51,6 +51,8 @@ class Multipoint:
     portable: bool = False
     first: Format | None = None
     """A narrower format that the only point of a row may have, where few bits or a tolerance are given."""
+    wider: Format | None = None
+    """A wider one, where a row is more than one point of the base and less than two."""
     last: Format | None = None
     """A narrower format that the last of several points may have, where no number of points is."""
 
@@ -87,12 +89,14 @@ class Multipoint:
         if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
             raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
         points = options.get("points")
-        first = last = None
+        first = last = wider = None
+        if points is None and isinstance(base, LloydFormat):
+            wider = next((fmt for fmt in _alike(base) if fmt.bits > base.bits), None)
         if points is None and (narrower := _narrower(base)):
             bits, last = options.get("bits"), _narrower(_digits(base))[0]
             tight = options.get("tolerance") is not None if bits is None else bits < scheme.bits + _NARROWING
             first = narrower[-1] if tight and narrower[-1].bits >= _LEAST_BITS else None
-        made = cls(scheme, search, rounding, request.portable, first, last)
+        made = cls(scheme, search, rounding, request.portable, first, wider, last)
         most = made.most_points
         if points is not None and not 1 <= points <= most:
             fix = "one at least" if points < 1 else f"at most {most}, or a wider base format"
@@ -185,14 +189,16 @@ class Multipoint:
     def sums(self) -> dict[tuple[Format, ...], Radix]:
         """The formats of the points that a row may be a sum of, and their number systems, by size."""
         sums: dict[tuple[Format, ...], Radix] = {
-            (fmt,): self._radix(fmt) for fmt in (self.first, self.base) if fmt is not None
+            (fmt,): self._radix(fmt) for fmt in (self.first, self.base, self.wider) if fmt is not None
         }
         before: tuple[Format, ...] = (self.digits,)
         reached = self._radix(*before).limit
         while True:
             for fmt in (self.last, self.digits):
                 radix = None if fmt is None else self._radix(*before, fmt)
-                if fmt is not None and radix is not None and reached < radix.limit <= self._most:
+                if fmt is None or radix is None or (self._one_scale and radix.cut):
+                    continue
+                if reached < radix.limit <= self._most:
                     sums[(*before, fmt)] = radix
             before = (*before, self.digits)
             if before not in sums:
@@ -223,10 +229,14 @@ class Multipoint:
         return curvature.errors(curvature.arranged(residual)).reshape(-1)
 
 
-def _narrower(base: Format) -> list[Format]:
-    """The formats of its kind of fewer bits, the narrowest first."""
+def _alike(base: Format) -> list[Format]:
+    """The formats of its kind, the narrowest first."""
     alike = (fmt for fmt in formats.FORMATS.values() if type(fmt) is type(base) and (fmt.min < 0) == (base.min < 0))
-    return sorted((fmt for fmt in alike if fmt.bits < base.bits), key=lambda fmt: fmt.bits)
+    return sorted(alike, key=lambda fmt: fmt.bits)
+
+
+def _narrower(base: Format) -> list[Format]:
+    return [fmt for fmt in _alike(base) if fmt.bits < base.bits]
 
 
 def _digits(base: Format) -> Format:
