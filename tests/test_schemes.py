@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from schemes import (
     ALL,
     FEW,
@@ -37,8 +39,15 @@ def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "ITERATIONS", 25)
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("method", METHODS)
+def everywhere() -> Iterator[ParameterSet]:
+    """Every method on every scheme; of the methods that differ in how they round only, most are slow tests."""
+    for method in METHODS:
+        for name in ALL:
+            always = method in {"rtn", "gptq"} or name in FEW
+            yield pytest.param(method, name, marks=[] if always else pytest.mark.slow, id=f"{method}-{name}")
+
+
+@pytest.mark.parametrize(("method", "name"), everywhere())
 def test_every_method_keeps_the_contract_on_every_scheme(method: str, name: str) -> None:
     """Rows of 72 columns, no multiple of any group but 8."""
     how, weight = ALL[name], gaussian(2, 5, 72)
