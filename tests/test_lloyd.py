@@ -87,7 +87,8 @@ def test_the_file_computes_with_them_in_int8() -> None:
     assert all(layer.integer for layer in made.report.layers)
     assert {term for layer in made.report.layers for mix in layer.mixes for term in mix.split("+")} & set(LLOYD)
     parity = made.report.file.parity_db
-    assert parity is not None and parity > 50
+    assert parity is not None
+    assert parity > 50
 
 
 def test_sums_of_other_numbers_are_refused() -> None:

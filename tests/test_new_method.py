@@ -1,0 +1,77 @@
+"""A method in one new file: that of examples/new_method, as its page shows it, in a copy of the package."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_folder import RNG, write_model
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "new_method"
+PAGE = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+(SNIPPET,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^    ptq (.*)$", PAGE, re.MULTILINE)
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "ptq", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package and the one file more, a model and data; without the file the method is unknown."""
+    folder = tmp_path_factory.mktemp("copied")
+    for name in ("ptq", "cli", "calibration"):
+        origin = Path(str(importlib.import_module(name).__file__)).parent
+        shutil.copytree(origin, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    write_model(folder / "model.onnx")
+    pictures = RNG.normal(size=(16, 3, 8, 8)).cumsum(2).cumsum(3) / 8  # neighbours are alike, as in photographs
+    np.savez(folder / "calib.npz", x=pictures.astype(np.float32))
+    before = run(folder, *COMMANDS[0].split())
+    assert before.returncode == 2
+    assert "unknown --method 'nudge'" in before.stderr
+    (folder / "ptq" / "methods" / "nudge.py").write_text(SNIPPET, encoding="utf-8")
+    return folder
+
+
+def test_the_page_shows_the_file() -> None:
+    assert (EXAMPLE / "nudge.py").read_text(encoding="utf-8") == SNIPPET
+    assert len(COMMANDS) == 2
+
+
+def test_models_are_quantized_by_it(extended: Path) -> None:
+    """It is better than rounding to nearest where it is what it says it is: at the outputs of the layers."""
+    found = []
+    plain = COMMANDS[0].replace("--method nudge", "--method rtn")
+    for command in (*COMMANDS, plain):
+        output = run(extended, *command.split(), "--json", "report.json", "--overwrite")
+        assert (output.returncode, output.stderr) == (0, "")
+        report = json.loads((extended / "report.json").read_text())
+        assert all(layer["integer"] for layer in report["layers"])
+        found.append(report["accuracy"]["sqnr_db"])
+    nudged, corrected, nearest = found
+    assert min(nudged, corrected) > nearest + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--weights nf4 --activations none --data calib.npz", "nudge moves integers with a scale a channel, not nf4"),
+        ("--weights int4 --group 32 --data calib.npz", "not int4 in groups of 32"),
+        ("--weights int4", "--method nudge needs calibration data; give --data"),
+        ("--weights int4 --bits 4.5 --data calib.npz", "--bits is read by"),
+    ],
+)
+def test_what_it_does_not_do_is_said(extended: Path, options: str, words: str) -> None:
+    found = run(extended, "quantize", "model.onnx", "--method", "nudge", *options.split(), "-o", "refused.onnx")
+    assert found.returncode == 2
+    assert words in found.stderr
+    assert not (extended / "refused.onnx").exists()
