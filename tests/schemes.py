@@ -14,10 +14,13 @@ from ptq.method import OneTerm, Request
 from ptq.qtensor import QTensor, Term
 from ptq.registry import Modules
 from ptq.scheme import SCHEMES, Scheme
-from ptq.solve import Curvature
+from ptq.solve import ROUNDINGS, Curvature
 
 METHODS = {name: each.METHOD for name, each in Modules("ptq.methods").items() if issubclass(each.METHOD, OneTerm)}
 """Those that take any scheme."""
+
+INFORMED = [name for name, method in METHODS.items() if ROUNDINGS[method.ROUNDING].needs]
+"""Those that round by what is known of the inputs."""
 
 GROUPS = ("channel", "tensor", "16", "32", "64")
 WEIGHTS = [name for name, fmt in formats.FORMATS.items() if fmt.min <= 0 <= fmt.max]

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from schemes import FEW, METHODS, curvature, gaussian, inputs, quantized
+from schemes import FEW, INFORMED, METHODS, curvature, gaussian, inputs, quantized
 from torch import Tensor
 
 from ptq import formats
@@ -186,7 +186,7 @@ def test_roundings_that_need_data_say_so(name: str) -> None:
         Multipoint.of(greedy)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "rtn"])
+@pytest.mark.parametrize("method", INFORMED)
 def test_methods_that_need_data_say_so(method: str) -> None:
     with pytest.raises(
         OptionError, match=f"--method {method} needs calibration data; give --data, or use --method rtn"

@@ -115,8 +115,8 @@ class Multipoint:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The statistics of its inputs that a weight has to come with."""
-        return ROUNDINGS[self.rounding].needs
+        """What the rounding needs, or the mean input: it keeps the mean of an output where it is."""
+        return ROUNDINGS[self.rounding].needs or frozenset({"mean"})
 
     @property
     def integral(self) -> bool:
