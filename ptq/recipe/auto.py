@@ -11,7 +11,7 @@ from ptq import presets
 from ptq.errors import OptionError
 from ptq.lowering.target import CPU, TARGETS
 from ptq.recipe.files import chosen, read
-from ptq.recipe.options import choice, typed
+from ptq.recipe.options import METHODS, choice, typed
 from ptq.recipe.recipe import Recipe
 
 AUTO: Final = "auto"
@@ -66,9 +66,12 @@ def asked(recipe: str | Path | Mapping[str, Any] | Recipe | None, options: Mappi
     if recipe is not None and not isinstance(recipe, Recipe):
         place, said = read(recipe)
         typed(f"{place}: description", said.pop("description", None), "str | None")
+    common = {name: value for name, value in said.items() if name != "method"}
     automatic = said.get("method") == AUTO
+    if "method" in options:
+        choice("--method", options["method"], (*METHODS, AUTO))
     if options.get("method", said.get("method")) != AUTO:
-        return chosen(recipe, options)
+        return chosen(common if automatic else recipe, options)
     if recipe is not None and not automatic:
         raise OptionError(f"--method {AUTO} chooses among recipes, and --recipe names one; leave out one of them")
-    return Auto.of({name: value for name, value in {**said, **options}.items() if name != "method"})
+    return Auto.of({**common, **{name: value for name, value in options.items() if name != "method"}})
