@@ -10,6 +10,8 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from calibration.images import ImageOptions
     from ptq.model.capture import CaptureOptions
 
@@ -107,7 +109,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     from ptq.pipeline import Job, Size, preview, run
     from ptq.pipeline.output import write_atomically
     from ptq.recipe import AUTO, Recipe, asked
-    from ptq.report import Outline, Trials, render, render_outline, render_trials, to_json
+    from ptq.report import Report, to_json
 
     said = click.get_current_context().get_parameter_source
     given = {name: value for name, value in options.items() if said(name) is not ParameterSource.DEFAULT}
@@ -132,19 +134,23 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
         with progress:
             done = preview(job, recipe, progress) if dry_run else run(job, recipe, progress).report
     except UnmetError as error:
-        if isinstance(error.trials, Trials):
-            render_trials(error.trials, progress.out)
+        _show(error.trials, progress.out, layers=layers)
         raise
     if json_file is not None:
         write_atomically(json_file, to_json(done).encode(), overwrite=overwrite)
+    _show(done, progress.out, layers=layers)
+    return STRICT_EXIT if strict and isinstance(done, Report) and done.warnings else 0
+
+
+def _show(done: object, console: Console, *, layers: bool) -> None:
+    from ptq.report import Outline, Report, Trials, render, render_outline, render_trials
+
     if isinstance(done, Outline):
-        render_outline(done, progress.out)
-        return 0
-    if isinstance(done, Trials):
-        render_trials(done, progress.out)
-        return 0
-    render(done, progress.out, layers=layers)
-    return STRICT_EXIT if strict and done.warnings else 0
+        render_outline(done, console)
+    elif isinstance(done, Trials):
+        render_trials(done, console)
+    elif isinstance(done, Report):
+        render(done, console, layers=layers)
 
 
 def _check_json(file: Path, output: Path, read: list[Path | str | None], *, overwrite: bool) -> None:

@@ -14,17 +14,13 @@ from click.testing import CliRunner
 from small_folder import Folder, filled
 
 import ptq
-from calibration.dataset import fit
-from calibration.parts import halves
-from calibration.sources import open_data
-from calibration.spec import InputSpec
 from cli.main import commands
 from ptq import presets
 from ptq.errors import DataError, OptionError, UnmetError
 from ptq.lowering import TARGETS
-from ptq.pipeline import Size, auto
+from ptq.pipeline import auto
 from ptq.recipe import Auto, Recipe, asked
-from ptq.report import EXACTNESS, NOISE, Trial, Trials, from_json, to_json
+from ptq.report import Trial, Trials, from_json, to_json
 
 FEW = ("int8", "int8-weights", "w4a8", "int4-awq")
 Images = dict[str, np.ndarray]
@@ -273,76 +269,3 @@ def test_a_dry_run_says_what_would_be_tried(folder: Folder, monkeypatch: pytest.
     assert rows["int8"] == rows["w4a8"] == ["refused"]
     assert "refused  int8: --bits is read by --method" in run.output
     assert run.output.splitlines()[-1] == "nothing was written: --dry-run"
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("3MB", 3_000_000), ("750 kB", 750_000), ("0.25x", 250), ("12B", 12), ("1.5GB", 1_500_000_000)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert Size.parse(text).bytes(1000) == size
-
-
-@pytest.mark.parametrize("text", ["", "3", "MB", "3 mb", "-1MB", "0MB", "0.0x", "3MiB", "1e3B"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(OptionError, match="is no size; write for example 3MB"):
-        Size.parse(text)
-
-
-X = [InputSpec("x", "float32", ("n", 2))]
-
-
-def of(data: Any) -> tuple[list[float], list[float]]:
-    ones, others = (fit(part, X) for part in halves(open_data(data)))
-    first, second = (np.concatenate([batch.feeds["x"] for batch in each.batches(3)])[:, 0] for each in (ones, others))
-    return first.tolist(), second.tolist()
-
-
-@pytest.mark.parametrize("sizes", [[7], [1] * 7, [2, 2, 3], [1, 4, 2], [3, 4]])
-@pytest.mark.parametrize("named", [True, False])
-def test_every_other_sample(sizes: list[int], named: bool) -> None:
-    numbers = np.repeat(np.arange(7, dtype=np.float32)[:, None], 2, 1)
-    batches = np.split(numbers, np.cumsum(sizes)[:-1])
-    made = [{"x": batch} if named else (batch,) for batch in batches]
-    assert of(made) == ([0, 2, 4, 6], [1, 3, 5])
-    assert of({"x": numbers}) == of(made)
-
-
-def test_halves_of_files_have_their_labels(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", x=np.ones((5, 2), np.float32), labels=np.arange(5))
-    ones, others = (fit(part, X) for part in halves(open_data(tmp_path / "a.npz")))
-    assert (ones.samples, others.samples) == (3, 2)
-    labels = [np.concatenate([b.labels for b in part.batches(2) if b.labels is not None]) for part in (ones, others)]
-    assert [each.tolist() for each in labels] == [[0, 2, 4], [1, 3]]
-    assert ones.fingerprint() != others.fingerprint()
-
-
-def trial(name: str, size: int, drop: float, sqnr: float | None, ratio: float | None, met: bool = True) -> Trial:
-    return Trial(name, 4.0, size, drop, sqnr, ratio, 1.0, met)
-
-
-A, B = trial("a", 1000, 0.01, 20.0, 1.0), trial("b", 1040, 0.015, 19.0, 0.4)
-C, D = trial("c", 1045, 0.02, 21.0, 0.4 * NOISE), trial("d", 1100, -0.01, None, 0.3)
-
-
-@pytest.mark.parametrize(
-    ("among", "max_drop", "taken"),
-    [
-        ((A, B, C, D), 0.02, C),  # as small as the smallest, as fast as the fastest of those, more exact
-        ((A, B, D), 0.02, B),
-        ((A, D), 0.02, A),
-        ((A, B, C, D), None, D),
-        ((A, B, C), None, A),
-        ((dataclasses.replace(A, drop=-0.03), D), None, D),  # a drop below 0 is luck: the outputs of d are equal
-        ((A, dataclasses.replace(B, met=False)), 0.02, A),
-        ((dataclasses.replace(A, met=False),), 0.02, None),
-    ],
-)
-def test_which_is_the_best(among: tuple[Trial, ...], max_drop: float | None, taken: Trial | None) -> None:
-    for order in (among, among[::-1]):
-        assert auto._best(Trials(order, max_drop, None)) == taken
-
-
-def test_a_drop_at_the_bound_is_within_it() -> None:
-    judged = auto._judged(trial("a", 1, 0.95 - 0.94, 1.0, 1.0, False), Trials((), 0.01, None))
-    assert judged.met
-    assert not auto._judged(trial("a", 1, 0.01 + 10 * EXACTNESS, 1.0, 1.0, False), Trials((), 0.01, None)).met
