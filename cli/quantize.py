@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from calibration.images import ImageOptions
+    from cli.progress import Progress
     from ptq.model.capture import CaptureOptions
 
 STRICT_EXIT = 3
@@ -105,7 +107,6 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     ptq quantize model.pt --data calib.npz --eval eval.npz -o model.int4.onnx
     """
     from cli.progress import Progress
-    from ptq.errors import UnmetError
     from ptq.pipeline import Job, Size, preview, run
     from ptq.pipeline.output import write_atomically
     from ptq.recipe import AUTO, Recipe, asked
@@ -130,16 +131,24 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
         None if target_size is None else Size.parse(target_size),
     )
     progress = Progress()
-    try:
-        with progress:
-            done = preview(job, recipe, progress) if dry_run else run(job, recipe, progress).report
-    except UnmetError as error:
-        _show(error.trials, progress.out, layers=layers)
-        raise
+    with _showing_trials(progress), progress:
+        done = preview(job, recipe, progress) if dry_run else run(job, recipe, progress).report
     if json_file is not None:
         write_atomically(json_file, to_json(done).encode(), overwrite=overwrite)
     _show(done, progress.out, layers=layers)
     return STRICT_EXIT if strict and isinstance(done, Report) and done.warnings else 0
+
+
+@contextmanager
+def _showing_trials(progress: Progress) -> Iterator[None]:
+    """Before the error of bounds that nothing meets, show what was tried."""
+    from ptq.errors import UnmetError
+
+    try:
+        yield
+    except UnmetError as error:
+        _show(error.trials, progress.out, layers=False)
+        raise
 
 
 def _show(done: object, console: Console, *, layers: bool) -> None:
