@@ -151,7 +151,7 @@ def test_what_refuses_is_shown(digits: Path, images: Images, tmp_path: Path) -> 
     run = CliRunner().invoke(commands, list(map(str, command)), catch_exceptions=False)
     assert run.exit_code == 0
     assert "refused  int4-awq: --step awq finds no input whose channels differ" in run.output
-    assert "taken    w4a8, the smallest with a drop of at most 0.02" in run.output
+    assert "taken    w4a8, among the smallest with a drop of at most 0.02" in run.output
     said = json.loads((tmp_path / "report.json").read_text())
     awq = next(trial for trial in said["trials"]["tried"] if trial["recipe"] == "int4-awq")
     assert awq["bytes"] is None

@@ -87,8 +87,8 @@ def _how(trials: Trials) -> str:
 def _outcome(trials: Trials) -> str:
     if trials.measure is None:
         return "nothing was written: --dry-run"
-    best = "smallest" if trials.max_drop is not None else "most accurate"
-    return f"taken    {f'{trials.taken}, the {best}' if trials.taken else 'none; none is there'} with {trials.bounds}"
+    best = "among the smallest" if trials.max_drop is not None else "the most accurate"
+    return f"taken    {f'{trials.taken}, {best}' if trials.taken else 'none; none is there'} with {trials.bounds}"
 
 
 def _cells(trial: Trial, trials: Trials) -> Iterator[str]:
