@@ -54,12 +54,14 @@ def open_data(spec: Any, images: ImageOptions | None = None, role: str = "--data
     """Find out what the data are; nothing is checked against a model yet.
 
     `spec` is a file (.npz, .npy, .pt, .safetensors), a folder of images, `module:callable`, arrays by name, an array,
-    or an iterable of batches that can be walked more than once.
+    or an iterable of batches that can be walked more than once; what was opened already is as it was.
 
     Raises:
         DataError: the data cannot be read.
 
     """
+    if isinstance(spec, Source):
+        return spec
     if isinstance(spec, (str, Path)):
         return _from_text(str(spec), images, role)
     title = f"{role} (in memory)"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,10 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from calibration.images import ImageOptions
+    from cli.progress import Progress
     from ptq.model.capture import CaptureOptions
 
 STRICT_EXIT = 3
@@ -24,7 +28,7 @@ _RECIPE = (
         "--method",
         default="multipoint",
         show_default=True,
-        help="multipoint, mixed, adaround, gptq, gpfq, hqq, ocs, rtn.",
+        help="multipoint, mixed, adaround, gptq, gpfq, hqq, ocs, rtn; auto tries several.",
     ),
     click.option("--weights", default="int4", show_default=True, help="A format; `ptq formats` lists them."),
     click.option("--group", help="What shares a scale: channel, tensor, or 16 to 256 weights  [default: channel]."),
@@ -70,7 +74,8 @@ def _recipe_options(command: _Command) -> _Command:
 @click.option("--image-size", type=int, help="Side of the images of a folder.")
 @click.option("--image-mean", help="Mean per channel, of pixels in 0..1: R,G,B.")
 @click.option("--image-std", help="Standard deviation per channel: R,G,B.")
-@click.option("--max-drop", type=float, default=0.02, show_default=True, help="Largest accepted drop in accuracy.")
+@click.option("--max-drop", type=float, help="Largest accepted drop in accuracy  [default: 0.02].")
+@click.option("--target-size", metavar="SIZE", help="Largest file for auto: 3MB, 750kB, or 0.25x FP32's.")
 @click.option("--json", "json_file", type=_FILE, help="Also write the report here.")
 @click.option("--layers", is_flag=True, help="Show the table of layers.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, layer by layer, and write no model.")
@@ -88,7 +93,8 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     image_size: int | None,
     image_mean: str | None,
     image_std: str | None,
-    max_drop: float,
+    max_drop: float | None,
+    target_size: str | None,
     json_file: Path | None,
     layers: bool,  # noqa: FBT001
     dry_run: bool,  # noqa: FBT001
@@ -101,15 +107,16 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     ptq quantize model.pt --data calib.npz --eval eval.npz -o model.int4.onnx
     """
     from cli.progress import Progress
-    from ptq.pipeline import Job, preview, run
+    from ptq.pipeline import Job, Size, preview, run
     from ptq.pipeline.output import write_atomically
-    from ptq.recipe import chosen
-    from ptq.report import Outline, render, render_outline, to_json
+    from ptq.recipe import AUTO, Recipe, asked
+    from ptq.report import Report, to_json
 
     said = click.get_current_context().get_parameter_source
     given = {name: value for name, value in options.items() if said(name) is not ParameterSource.DEFAULT}
-    recipe = chosen(recipe_file, given)
-    output = output or model.with_name(f"{model.stem}.{recipe.weights}.onnx")
+    recipe = asked(recipe_file, given)
+    kind = recipe.weights if isinstance(recipe, Recipe) else AUTO
+    output = output or model.with_name(f"{model.stem}.{kind}.onnx")
     if json_file is not None:
         _check_json(json_file, output, [model, data, evaluation], overwrite=overwrite)
     job = Job(
@@ -121,17 +128,38 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
         _capture(inputs, network, trust_pickle=trust_pickle),
         _images(image_size, image_mean, image_std),
         max_drop,
+        None if target_size is None else Size.parse(target_size),
     )
     progress = Progress()
-    with progress:
+    with _showing_trials(progress), progress:
         done = preview(job, recipe, progress) if dry_run else run(job, recipe, progress).report
     if json_file is not None:
         write_atomically(json_file, to_json(done).encode(), overwrite=overwrite)
+    _show(done, progress.out, layers=layers)
+    return STRICT_EXIT if strict and isinstance(done, Report) and done.warnings else 0
+
+
+@contextmanager
+def _showing_trials(progress: Progress) -> Iterator[None]:
+    """Before the error of bounds that nothing meets, show what was tried."""
+    from ptq.errors import UnmetError
+
+    try:
+        yield
+    except UnmetError as error:
+        _show(error.trials, progress.out, layers=False)
+        raise
+
+
+def _show(done: object, console: Console, *, layers: bool) -> None:
+    from ptq.report import Outline, Report, Trials, render, render_outline, render_trials
+
     if isinstance(done, Outline):
-        render_outline(done, progress.out)
-        return 0
-    render(done, progress.out, layers=layers)
-    return STRICT_EXIT if strict and done.warnings else 0
+        render_outline(done, console)
+    elif isinstance(done, Trials):
+        render_trials(done, console)
+    elif isinstance(done, Report):
+        render(done, console, layers=layers)
 
 
 def _check_json(file: Path, output: Path, read: list[Path | str | None], *, overwrite: bool) -> None:

@@ -22,6 +22,14 @@ class OptionError(PtqError, ValueError):
     exit_code = 2
 
 
+class UnmetError(OptionError):
+    """Bounds that nothing meets of all that was tried; `trials` is the report on that."""
+
+    def __init__(self, message: str, trials: object) -> None:
+        super().__init__(message)
+        self.trials = trials
+
+
 class ModelFileError(PtqError, ValueError):
     """A file that does not hold a model that can be read."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ptq.pipeline.job import Job, preview, quantize, run
+from ptq.pipeline.call import preview, quantize, run
+from ptq.pipeline.job import Job
 from ptq.pipeline.result import Result
+from ptq.pipeline.size import Size
 from ptq.pipeline.stages import Stages
 
-__all__ = ["Job", "Result", "Stages", "preview", "quantize", "run"]
+__all__ = ["Job", "Result", "Size", "Stages", "preview", "quantize", "run"]

@@ -6,14 +6,13 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
-from calibration.spec import InputSpec
 from ptq.errors import OptionError
 from ptq.evaluate import check_labels
 from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower
@@ -29,13 +28,17 @@ from ptq.pipeline.memory import check_moments
 from ptq.pipeline.outline import Ready, outline
 from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.result import Result
+from ptq.pipeline.size import Size
 from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.steps import Steps
 from ptq.pipeline.weights import SiteWeights, check_finite, quantize_weights
-from ptq.recipe import Plan, Recipe, chosen
+from ptq.recipe import Plan, Recipe
 from ptq.report import Outline
 from ptq.sensitivity import samples_needed
+
+ACCEPTED_DROP: Final = 0.02
+"""The drop of accuracy, a fraction, from which on there is a warning when no option says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Job:
     overwrite: bool = False
     capture: CaptureOptions = field(default_factory=CaptureOptions)
     images: ImageOptions | None = None
-    max_drop: float = 0.02
+    max_drop: float | None = None
+    target_size: Size | None = None
+    """For a recipe that is searched for."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without looking at the files.
@@ -58,12 +63,25 @@ class Job:
             OptionError: the accepted drop is not a fraction.
 
         """
-        if not 0 <= self.max_drop <= 1:
+        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise OptionError(f"--max-drop {self.max_drop:g} is not a fraction from 0 to 1; give for example 0.02")
+
+    @property
+    def accepted_drop(self) -> float:
+        """The largest drop that is not warned of."""
+        return ACCEPTED_DROP if self.max_drop is None else self.max_drop
 
 
 def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
-    """Quantize a model, write it when the job names an output, and measure what was written."""
+    """Quantize a model, measure the result, and write it when the job names an output."""
+    result = made(job, recipe, stages)
+    if job.output is not None:
+        result.save(job.output, overwrite=job.overwrite)
+    return result
+
+
+def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
+    """Quantize a model and measure the result, as a file that is not yet where the job wants it."""
     ready = _ready(job, recipe, stages)
     raw, taken, plan, executions = ready.raw, ready.taken, ready.plan, ready.executions
     model, data, evaluation, reserved = ready.model, ready.data, ready.evaluation, ready.reserved
@@ -81,7 +99,7 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
         lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations, grids)
         lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
         content = serialized(lowered)
-    made = Made(
+    parts = Made(
         job.model,
         model,
         plan,
@@ -98,11 +116,8 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
         reference = _reference(job.model, raw, taken, Path(folder))
         written = Path(folder) / "quantized.onnx"
         written.write_bytes(content)
-        report = describe(made, reference, written, job.output, job.max_drop, stages)
-    result = Result(content, report)
-    if job.output is not None:
-        result.save(job.output, overwrite=job.overwrite)
-    return result
+        report = describe(parts, reference, written, job.output, job.accepted_drop, stages)
+    return Result(content, report)
 
 
 def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
@@ -238,39 +253,3 @@ def _is_onnx(path: Path) -> bool:
     from ptq.model.files import Kind, detect
 
     return detect(path) is Kind.ONNX
-
-
-def quantize(
-    model: Any,
-    data: Any = None,
-    *,
-    eval_data: Any = None,
-    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
-    **options: Any,
-) -> Result:
-    """Quantize a model and measure the result.
-
-    `model` is a path, an nn.Module, an exported program or an ONNX model; `data` and `eval_data` are paths, arrays by
-    input name, or iterables of batches. `recipe` is the name of a preset, a file or a mapping of options; `options`
-    go over it. They are those of `Recipe` and: `network`, the `module:callable` that
-    makes the network of a state dict; `inputs`, each `"name:dtype[shape]"`; `images` (`ImageOptions`) for folders of
-    images; `trust_pickle`; `max_drop`, the largest accepted loss of accuracy.
-
-    Raises:
-        PtqError: anything that the caller can put right.
-
-    """
-    wanted = dict(options)
-    inputs = tuple(InputSpec.parse(each) if isinstance(each, str) else each for each in wanted.pop("inputs", ()))
-    said = CaptureOptions(
-        trust_pickle=wanted.pop("trust_pickle", False), model=wanted.pop("network", None), inputs=inputs
-    )
-    job = Job(
-        Path(model) if isinstance(model, str) else model,
-        data,
-        eval_data,
-        capture=said,
-        images=wanted.pop("images", None),
-        max_drop=wanted.pop("max_drop", 0.02),
-    )
-    return run(job, chosen(recipe, wanted), Stages())

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from ptq import registry
 
 _FILES: Final = dict(sorted((path.stem, path) for path in Path(__file__).parent.glob("*.toml")))
 NAMES: Final = tuple(_FILES)
+
+_OF_GPUS: Final = ("int8", "fp8")
+CANDIDATES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
+    "cpu": ("int8", "int8-weights", "int4-gptq", "w4a8", "int4-lm", "int4-awq", "w4a8-multipoint"),
+    "cuda": (*_OF_GPUS, "int4-gptq", "int4-awq"),
+    "tensorrt": _OF_GPUS,
+})  # fmt: skip
+"""What `--method auto` tries for a target, those that take the least time first."""
 
 
 def text(name: str) -> str:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from ptq.recipe.auto import AUTO, Auto, asked
 from ptq.recipe.files import chosen
 from ptq.recipe.options import ACTIVATIONS, METHODS, MINMAX, NONE, STEPS, UINT8
 from ptq.recipe.plan import Decision, Plan
 from ptq.recipe.recipe import Recipe
 from ptq.recipe.rules import Rule
 
-__all__ = ["ACTIVATIONS", "METHODS", "MINMAX", "NONE", "STEPS", "UINT8", "Decision", "Plan", "Recipe", "Rule", "chosen"]
+__all__ = [
+    "ACTIVATIONS",
+    "AUTO",
+    "METHODS",
+    "MINMAX",
+    "NONE",
+    "STEPS",
+    "UINT8",
+    "Auto",
+    "Decision",
+    "Plan",
+    "Recipe",
+    "Rule",
+    "asked",
+    "chosen",
+]

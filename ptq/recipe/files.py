@@ -26,7 +26,7 @@ def chosen(recipe: str | Path | Mapping[str, Any] | Recipe | None, options: Mapp
         return Recipe.of(options)
     if isinstance(recipe, Recipe):
         return Recipe.of({**recipe.as_options(), **options})
-    place, said = _read(recipe)
+    place, said = read(recipe)
     typed(f"{place}: description", said.pop("description", None), "str | None")
     made = Recipe.of(said, f"{place}: ")
     if "layers" in options:  # rules are counted in what they stand in
@@ -38,8 +38,13 @@ def chosen(recipe: str | Path | Mapping[str, Any] | Recipe | None, options: Mapp
         raise OptionError(f"{where}{error}") from None
 
 
-def _read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What a recipe is called, and what it says."""
+def read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What a recipe is called, and what it says.
+
+    Raises:
+        OptionError: there is no such preset or file, or it is no TOML.
+
+    """
     if isinstance(recipe, Mapping):
         return "recipe", dict(recipe)
     if isinstance(recipe, str) and not recipe.endswith(_SUFFIX) and Path(recipe).name == recipe:

@@ -6,9 +6,12 @@ from ptq.report.model import AccuracyReport, FileReport, LayerReport, Report, So
 from ptq.report.outline import Outline, OutlinedLayer, render_outline
 from ptq.report.terminal import render
 from ptq.report.text import from_json, to_json
-from ptq.report.verdict import warnings_of
+from ptq.report.trials import Trial, Trials, render_trials
+from ptq.report.verdict import EXACTNESS, NOISE, drops, warnings_of
 
 __all__ = [
+    "EXACTNESS",
+    "NOISE",
     "AccuracyReport",
     "FileReport",
     "LayerReport",
@@ -16,9 +19,13 @@ __all__ = [
     "OutlinedLayer",
     "Report",
     "SourceReport",
+    "Trial",
+    "Trials",
+    "drops",
     "from_json",
     "render",
     "render_outline",
+    "render_trials",
     "to_json",
     "warnings_of",
 ]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ptq.report.trials import Trials
+
 SCHEMA = 1
 
 
@@ -102,6 +104,8 @@ class Report:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     elsewhere: str | None = None
+    trials: Trials | None = None
+    """Where the recipe was chosen among several: what they came to."""
     schema: int = SCHEMA
 
     @property

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ptq.report.model import Report
+from ptq.report.trials import render_trials
 
 Row = tuple[str, str, str]
 
@@ -23,6 +24,8 @@ def render(report: Report, console: Console, *, layers: bool = False) -> None:
         _line(console, f"data     {report.data}")
     _line(console, "stages   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items()))
     console.print()
+    if report.trials is not None:
+        render_trials(report.trials, console)
     if layers:
         console.print(_layer_table(report))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

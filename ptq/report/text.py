@@ -10,9 +10,10 @@ from typing import Any
 from ptq.errors import DataError
 from ptq.report.model import SCHEMA, AccuracyReport, FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline
+from ptq.report.trials import Trial, Trials
 
 
-def to_json(report: Report | Outline) -> str:
+def to_json(report: Report | Outline | Trials) -> str:
     """Strict JSON: numbers that are not finite become null."""
     content = _finite(dataclasses.asdict(report))
     if isinstance(report, Report):
@@ -47,10 +48,17 @@ def from_json(text: str) -> Report:
             "layers": layers,
             "accuracy": None if accuracy is None else AccuracyReport(**accuracy),
             "file": FileReport(**content["file"]),
+            "trials": _trials(content.get("trials")),
             "notes": tuple(content["notes"]),
             "warnings": tuple(content["warnings"]),
         }
     )
+
+
+def _trials(content: dict[str, Any] | None) -> Trials | None:
+    if content is None:
+        return None
+    return Trials(**{**content, "tried": tuple(Trial(**trial) for trial in content["tried"])})
 
 
 def _finite(value: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from ptq.report.model import LayerReport, Report
+from ptq.report.model import AccuracyReport, LayerReport, Report
 
 LEAST_PARITY_DB = 15.0
 """Optimized against unoptimized output; rounding flips alone bring deep networks near 25 dB."""
@@ -14,6 +14,12 @@ MEANT_INTEGER = frozenset({"static", "dynamic", "blocks"})
 
 NOISE = 1.05
 """Above this part of FP32's time a file is slower; what is below may be the neighbours."""
+
+PERPLEXITY, TOP1, COSINE = "perplexity", "top-1", "1 - cosine"
+"""What a drop is measured by."""
+
+EXACTNESS = 1e-9
+"""By so much a drop may be above a bound for being a difference of rounded fractions."""
 
 
 def warnings_of(report: Report, max_drop: float) -> tuple[str, ...]:
@@ -52,6 +58,21 @@ def _of_file(report: Report, *, integer: bool) -> Iterator[str]:
         )
 
 
+def drops(found: AccuracyReport) -> Mapping[str, float]:
+    """What is lost against the float model, as fractions by the measure; empty where nothing is finite.
+
+    Those of labels, or without them 1 - cosine of the outputs.
+    """
+    made = {}
+    if found.perplexity is not None and found.perplexity_float is not None:
+        made[PERPLEXITY] = found.perplexity / found.perplexity_float - 1
+    if found.top1 is not None and found.top1_float is not None:
+        made[TOP1] = found.top1_float - found.top1
+    elif found.cosine is not None:
+        made[COSINE] = 1 - found.cosine
+    return made
+
+
 def _of_accuracy(report: Report, max_drop: float) -> Iterator[str]:
     found = report.accuracy
     if found is None:
@@ -59,16 +80,16 @@ def _of_accuracy(report: Report, max_drop: float) -> Iterator[str]:
     if found.nonfinite:
         yield f"{found.nonfinite} outputs are NaN or Inf; check the calibration data"
     advice = "give weights more bits, more calibration data, or a larger --max-drop"
-    if found.perplexity is not None and found.perplexity_float is not None:
-        rise = found.perplexity / found.perplexity_float - 1
-        if rise > max_drop:
-            yield f"perplexity rises by {100 * rise:.1f} %, more than {100 * max_drop:.1f}; {advice}"
-    if found.top1 is not None and found.top1_float is not None:
-        drop = found.top1_float - found.top1
-        if drop > max_drop:
-            yield f"top-1 drops by {100 * drop:.1f} points, more than {100 * max_drop:.1f}; {advice}"
-    elif found.cosine is not None and 1 - found.cosine > max_drop:
-        yield f"outputs have cosine {found.cosine:.4f} with FP32, less than {1 - max_drop:.4f} (no labels); {advice}"
+    most = 100 * max_drop
+    for measure, drop in drops(found).items():
+        if drop <= max_drop + EXACTNESS:
+            continue
+        if measure == PERPLEXITY:
+            yield f"perplexity rises by {100 * drop:.1f} %, more than {most:.1f}; {advice}"
+        elif measure == TOP1:
+            yield f"top-1 drops by {100 * drop:.1f} points, more than {most:.1f}; {advice}"
+        else:
+            yield f"outputs have cosine {1 - drop:.4f} with FP32, less than {1 - max_drop:.4f} (no labels); {advice}"
 
 
 def _named(layers: list[LayerReport]) -> str:

@@ -1,0 +1,84 @@
+"""What the command line and Python call: a run by one recipe, or by the best of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from calibration.spec import InputSpec
+from ptq.errors import OptionError
+from ptq.model.capture import CaptureOptions
+from ptq.pipeline import auto, job
+from ptq.pipeline.job import Job
+from ptq.pipeline.result import Result
+from ptq.pipeline.size import Size
+from ptq.pipeline.stages import Stages
+from ptq.recipe import Auto, Recipe, asked
+from ptq.report import Outline, Trials
+
+
+def run(about: Job, recipe: Recipe | Auto, stages: Stages) -> Result:
+    """Quantize a model, measure the result, and write it when the job names an output.
+
+    Raises:
+        OptionError: there is a size to meet, and only one recipe.
+
+    """
+    _check(about, recipe)
+    return auto.run(about, recipe, stages) if isinstance(recipe, Auto) else job.run(about, recipe, stages)
+
+
+def preview(about: Job, recipe: Recipe | Auto, stages: Stages) -> Outline | Trials:
+    """What `run` would do, up to where it begins to measure and to round; nothing is written.
+
+    Raises:
+        OptionError: there is a size to meet, and only one recipe.
+
+    """
+    _check(about, recipe)
+    return auto.preview(about, recipe, stages) if isinstance(recipe, Auto) else job.preview(about, recipe, stages)
+
+
+def _check(about: Job, recipe: Recipe | Auto) -> None:
+    if about.target_size is not None and isinstance(recipe, Recipe):
+        raise OptionError("--target-size is what --method auto chooses by, and no other; use --bits, or --method auto")
+
+
+def quantize(
+    model: Any,
+    data: Any = None,
+    *,
+    eval_data: Any = None,
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
+    **options: Any,
+) -> Result:
+    """Quantize a model and measure the result.
+
+    `model` is a path, an nn.Module, an exported program or an ONNX model; `data` and `eval_data` are paths, arrays by
+    input name, or iterables of batches. `recipe` is the name of a preset, a file or a mapping of options; `options`
+    go over it. They are those of `Recipe` and: `network`, the `module:callable` that
+    makes the network of a state dict; `inputs`, each `"name:dtype[shape]"`; `images` (`ImageOptions`) for folders of
+    images; `trust_pickle`; `max_drop`, the largest accepted loss of accuracy; `target_size`, such as "3MB" or "0.25x",
+    with `method="auto"`.
+
+    Raises:
+        PtqError: anything that the caller can put right.
+
+    """
+    wanted = dict(options)
+    inputs = tuple(InputSpec.parse(each) if isinstance(each, str) else each for each in wanted.pop("inputs", ()))
+    said = CaptureOptions(
+        trust_pickle=wanted.pop("trust_pickle", False), model=wanted.pop("network", None), inputs=inputs
+    )
+    size = wanted.pop("target_size", None)
+    about = Job(
+        Path(model) if isinstance(model, str) else model,
+        data,
+        eval_data,
+        capture=said,
+        images=wanted.pop("images", None),
+        max_drop=wanted.pop("max_drop", None),
+        target_size=None if size is None else Size.parse(size),
+    )
+    return run(about, asked(recipe, wanted), Stages())

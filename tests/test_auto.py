@@ -1,0 +1,271 @@
+"""`--method auto`: the best of several recipes, found on the calibration data alone, and what it was chosen from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from small_folder import Folder, filled
+
+import ptq
+from cli.main import commands
+from ptq import presets
+from ptq.errors import DataError, OptionError, UnmetError
+from ptq.lowering import TARGETS
+from ptq.pipeline import auto
+from ptq.recipe import Auto, Recipe, asked
+from ptq.report import Trial, Trials, from_json, to_json
+
+FEW = ("int8", "int8-weights", "w4a8", "int4-awq")
+Images = dict[str, np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four candidates are enough to choose from; one of them does not go with the networks here."""
+    monkeypatch.setattr(presets, "CANDIDATES", {**presets.CANDIDATES, "cpu": FEW})
+
+
+@pytest.fixture(scope="module")
+def images(digits_npz: Path) -> Images:
+    with np.load(digits_npz) as arrays:
+        return {"image": arrays["image"][:32]}
+
+
+@pytest.fixture(scope="module")
+def digits_npz() -> Path:
+    return Path(__file__).parents[1] / "examples" / "digits" / "calib.npz"
+
+
+def tried(trials: Trials | None) -> dict[str, Trial]:
+    assert trials is not None
+    return {trial.recipe: trial for trial in trials.tried}
+
+
+def same(one: Trials, other: Trials) -> bool:
+    """Whether all is equal but what a clock says."""
+    return [dataclasses.replace(t, seconds=0, latency_ratio=None) for t in one.tried] == [
+        dataclasses.replace(t, seconds=0, latency_ratio=None) for t in other.tried
+    ]
+
+
+def test_every_target_has_candidates_that_are_presets() -> None:
+    assert set(presets.CANDIDATES) == set(TARGETS)
+    for names in presets.CANDIDATES.values():
+        assert set(names) <= set(presets.NAMES)
+        assert len(set(names)) == len(names) > 1
+
+
+def test_the_smallest_file_that_keeps_to_the_drop(digits: Path, images: Images) -> None:
+    report = ptq.quantize(digits, images, method="auto", max_drop=0.02).report
+    found = tried(report.trials)
+    assert set(found) == set(FEW)
+    met = [trial for trial in found.values() if trial.met]
+    assert len(met) == 3
+    assert report.trials is not None
+    assert report.trials.taken == min(met, key=lambda trial: trial.bytes or 0).recipe == "w4a8"
+    assert report.trials.measure == "1 - cosine"
+    assert report.trials.samples == 16
+    assert report.options == ptq.recipe.chosen("w4a8", {}).as_options()
+    plain = ptq.quantize(digits, images, recipe="w4a8")
+    assert plain.report.file.bytes == report.file.bytes
+    assert plain.report.accuracy == report.accuracy
+
+
+def test_a_narrower_bound_takes_a_larger_file(digits: Path, images: Images) -> None:
+    wide = tried(ptq.quantize(digits, images, method="auto").report.trials)
+    small, exact = wide["w4a8"].drop, wide["int8"].drop
+    assert small is not None
+    assert exact is not None
+    report = ptq.quantize(digits, images, method="auto", max_drop=(small + exact) / 2).report
+    assert report.trials is not None
+    assert report.trials.taken == "int8"  # int8-weights is as small, and slower
+    assert tried(report.trials)["w4a8"].note == "loses too much"
+    assert same(report.trials, dataclasses.replace(report.trials)) is True
+
+
+def test_the_most_accurate_file_of_a_size(digits: Path, images: Images) -> None:
+    whole = ptq.quantize(digits, images, method="auto", target_size="1x")
+    assert whole.report.trials is not None
+    assert whole.report.trials.taken == "int8-weights"
+    assert whole.report.trials.max_drop is None
+    limit = whole.report.file.bytes - 1
+    made = ptq.quantize(digits, images, method="auto", target_size=f"{limit}B")
+    assert len(made.content) <= limit
+    assert made.report.trials is not None
+    assert made.report.trials.target_bytes == limit
+    met = [trial for trial in made.report.trials.tried if trial.met]
+    assert made.report.trials.taken == min(met, key=lambda t: (max(t.drop or 0, 0), -(t.sqnr_db or 0))).recipe
+
+
+def test_a_file_that_grows_with_all_of_the_data_is_not_taken(
+    digits: Path, images: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Trials are told of a file that is a byte smaller than the one that comes out in the end."""
+    real = auto._Comparison.trial
+
+    def optimistic(self: Any, name: str, recipe: Recipe) -> Trial:
+        made = real(self, name, recipe)
+        return dataclasses.replace(made, bytes=(made.bytes or 0) - 1)
+
+    sizes = tried(ptq.quantize(digits, images, method="auto", target_size="1x").report.trials)
+    monkeypatch.setattr(auto._Comparison, "trial", optimistic)
+    limit = (sizes["int8-weights"].bytes or 0) - 1
+    made = ptq.quantize(digits, images, method="auto", target_size=f"{limit}B")
+    assert made.report.trials is not None
+    assert made.report.trials.taken == "w4a8"
+    assert len(made.content) <= limit
+    note = tried(made.report.trials)["int8-weights"].note
+    assert note == f"{limit + 1:,} bytes when calibrated on all of the data"
+
+
+def test_nothing_meets_the_bounds(digits: Path, images: Images, tmp_path: Path) -> None:
+    np.savez(tmp_path / "calib.npz", **images)
+    command = ["quantize", digits, "--data", tmp_path / "calib.npz", "-o", tmp_path / "out.onnx", "--method", "auto"]
+    words = list(map(str, [*command, "--max-drop", 1e-7, "--json", tmp_path / "report.json"]))
+    run = CliRunner().invoke(commands, words)
+    assert isinstance(run.exception, UnmetError)
+    said = str(run.exception)
+    assert "\n" not in said
+    assert "none of 4 recipes has a drop of at most 1e-07; nearest is int8-weights with a drop of" in said
+    assert sum(line.split()[:1] == [name] for name in FEW for line in run.output.splitlines()) == 4
+    assert "taken    none" in run.output
+    assert {path.name for path in tmp_path.iterdir()} == {"calib.npz"}
+    words[words.index("1e-07")] = "1"
+    run = CliRunner().invoke(commands, [*words, "--target-size", "1kB"])
+    assert isinstance(run.exception, UnmetError)
+    assert "a drop of at most 1 and a file of at most 1,000 bytes; nearest is w4a8" in str(run.exception)
+    assert {path.name for path in tmp_path.iterdir()} == {"calib.npz"}
+
+
+def test_what_refuses_is_shown(digits: Path, images: Images, tmp_path: Path) -> None:
+    np.savez(tmp_path / "calib.npz", **images)
+    files = {"--data": tmp_path / "calib.npz", "-o": tmp_path / "out.onnx", "--json": tmp_path / "report.json"}
+    command = ["quantize", digits, "--method", "auto", *(each for pair in files.items() for each in pair)]
+    run = CliRunner().invoke(commands, list(map(str, command)), catch_exceptions=False)
+    assert run.exit_code == 0
+    assert "refused  int4-awq: --step awq finds no input whose channels differ" in run.output
+    assert "taken    w4a8, among the smallest with a drop of at most 0.02" in run.output
+    said = json.loads((tmp_path / "report.json").read_text())
+    awq = next(trial for trial in said["trials"]["tried"] if trial["recipe"] == "int4-awq")
+    assert awq["bytes"] is None
+    assert awq["note"].startswith("--step awq finds no input")
+    assert said["file"]["bytes"] == (tmp_path / "out.onnx").stat().st_size
+    report = from_json((tmp_path / "report.json").read_text())
+    assert report.trials is not None
+    assert json.loads(to_json(report)) == said
+
+
+def test_the_data_for_evaluation_decide_nothing(digits: Path, images: Images) -> None:
+    """They are looked at before the search, to find what is wrong with them, and after it."""
+    walks: list[str] = []
+    comparing = auto._Comparison.trial
+
+    def unseen() -> Iterator[Mapping[str, np.ndarray]]:
+        walks.append("unseen")
+        yield {**images, "labels": np.zeros(len(images["image"]), np.int64)}
+
+    def counted(self: Any, name: str, recipe: Recipe) -> Trial:
+        assert self.about.evaluation is not unseen
+        walks.append("trial")
+        try:
+            return comparing(self, name, recipe)
+        finally:
+            walks.append("done")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto._Comparison, "trial", counted)
+        report = ptq.quantize(digits, images, eval_data=unseen, method="auto").report
+    first, last = walks.index("trial"), len(walks) - walks[::-1].index("done")
+    assert walks[first:last] == ["trial", "done"] * 4
+    assert "unseen" in walks[last:]
+    assert report.accuracy is not None
+    assert report.accuracy.labelled == 32
+    plain = ptq.quantize(digits, images, method="auto").report
+    assert report.trials is not None
+    assert plain.trials is not None
+    assert same(report.trials, plain.trials)
+    assert report.trials.taken == plain.trials.taken
+
+
+def test_labels_are_what_counts_where_there_are_any(digits: Path, images: Images) -> None:
+    labels = np.arange(32) % 10
+    trials = ptq.quantize(digits, {**images, "labels": labels}, method="auto", max_drop=1.0).report.trials
+    assert trials is not None
+    assert trials.measure == "top-1"
+    drops = [trial.drop for trial in trials.tried if trial.drop is not None]
+    assert all(16 * drop == pytest.approx(round(16 * drop)) for drop in drops)
+
+
+def test_what_is_wrong_is_said_before_the_search(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "halves", lambda _: pytest.fail("it began"))
+    with pytest.raises(DataError, match="does not exist"):
+        ptq.quantize(folder.model, folder.data, eval_data="nowhere.npz", method="auto")
+    with pytest.raises(OptionError, match="give --data"):
+        ptq.quantize(folder.model, method="auto")
+    with pytest.raises(OptionError, match="--target-size is what --method auto chooses by"):
+        ptq.quantize(folder.model, folder.data, target_size="1MB")
+    with pytest.raises(OptionError, match="--recipe names one"):
+        ptq.quantize(folder.model, folder.data, recipe="int8", method="auto")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return filled(tmp_path)
+
+
+def test_one_reason_of_all_is_the_error(folder: Folder) -> None:
+    with pytest.raises(OptionError, match=r"--keep-float 'nothing' matches no layer; the layers are one, two, three"):
+        ptq.quantize(folder.model, folder.data, method="auto", keep_float=("nothing",))
+    with pytest.raises(DataError, match="every other sample: there are no samples"):
+        ptq.quantize(folder.model, {"x": np.ones((1, 3, 8, 8), np.float32)}, method="auto")
+
+
+def test_options_hold_for_all(folder: Folder) -> None:
+    found = asked(None, {"method": "auto", "activations": "uint8", "keep_float": ["two"]})
+    assert isinstance(found, Auto)
+    assert found.refused == {
+        "int8-weights": "the same as int8 with the options given",
+    }
+    assert all(made.keep_float == ("two",) and made.activations == "uint8" for made in found.recipes.values())
+    found = asked({"method": "auto", "group": 64}, {"keep_float": ("two",)})
+    assert isinstance(found, Auto)
+    assert {(made.group, made.keep_float) for made in found.recipes.values()} == {("64", ("two",))}
+    with pytest.raises(OptionError, match=r"no recipe goes with .*, int8 as unknown --range 'most'; known are"):
+        asked(None, {"method": "auto", "range": "most"})
+    with pytest.raises(OptionError, match="unknown --target 'gpu'"):
+        asked(None, {"method": "auto", "target": "gpu"})
+    with pytest.raises(OptionError, match=r"unknown --method 'atuo'; did you mean 'auto'\?"):
+        asked(None, {"method": "atuo"})
+    assert asked({"method": "auto", "group": 64}, {"method": "rtn"}) == Recipe(method="rtn", group="64")
+
+
+def test_other_targets(digits: Path, images: Images) -> None:
+    report = ptq.quantize(digits, images, method="auto", target="tensorrt").report
+    found = tried(report.trials)
+    assert set(found) == {"int8", "fp8"}
+    assert all(trial.met and trial.latency_ratio is None for trial in found.values())
+    assert report.options["target"] == "tensorrt"
+
+
+def test_a_dry_run_says_what_would_be_tried(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("int8", "w4a8", "w4a8-multipoint")
+    monkeypatch.setattr(presets, "CANDIDATES", {**presets.CANDIDATES, "cpu": names})
+    before = folder.names()
+    command = ["quantize", folder.model, "--data", folder.data, "--method", "auto", "--dry-run", "--bits", "4.5"]
+    run = CliRunner().invoke(commands, list(map(str, command)), catch_exceptions=False)
+    assert run.exit_code == 0
+    assert folder.names() == before
+    rows = {
+        line.split()[0]: line.split()[1:] for line in run.output.splitlines() if line.split()[:1] and "x" not in line
+    }
+    assert float(rows["w4a8-multipoint"][0]) == pytest.approx(4.5, abs=0.05)
+    assert rows["int8"] == rows["w4a8"] == ["refused"]
+    assert "refused  int8: --bits is read by --method" in run.output
+    assert run.output.splitlines()[-1] == "nothing was written: --dry-run"
