@@ -10,8 +10,9 @@ the number of greedy points. A page gets a table when all of it is known, and th
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -209,14 +210,12 @@ def _line(name: str, *measured: Callable[[], Report]) -> str:
 
 
 def _score(accuracy: AccuracyReport) -> tuple[Callable[[AccuracyReport], float], str, int]:
-    """What a model is judged by, its unit, and digits."""
-    known: Mapping[str, tuple[float | None, str, int, float]] = {
-        "perplexity": (accuracy.perplexity_float, "perplexity", 2, 1.0),
-        "top1": (accuracy.top1_float, "% top-1", 1, 100.0),
-        "cosine": (1.0, "cosine", 4, 1.0),
-    }
-    name, (_, unit, digits, times) = next((name, each) for name, each in known.items() if each[0] is not None)
-    return lambda each: times * float(getattr(each, name) or "nan"), unit, digits
+    """What a model is judged by, its unit with what FP32 has, and digits."""
+    if (perplexity := accuracy.perplexity_float) is not None:
+        return lambda each: each.perplexity or math.nan, f"perplexity, FP32 {perplexity:.2f}", 2
+    if (top1 := accuracy.top1_float) is not None:
+        return lambda each: 100 * (math.nan if each.top1 is None else each.top1), f"% top-1, FP32 {100 * top1:.1f}", 1
+    return lambda each: math.nan if each.cosine is None else each.cosine, "cosine", 4
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

@@ -27,8 +27,9 @@ NOTES: Final = """\
 Each line is a `ptq quantize` in a process of its own, with all layers quantized and embedding tables in int8. *Nominal
 bits* are those of the numbers, and a quarter more where a method has ways to spend it; *bits* are those stored per
 weight, scales and all else included, of layers that compute and tables alike. Top-1, cosine, agreement and SQNR are of
-the file's outputs in ONNX Runtime, against labels or against FP32's. Time is that of one sample as a part of FP32's,
-interleaved, one thread, median; quantization is without audit and evaluation, peak memory that of the whole command.
+the file's outputs in ONNX Runtime, against labels or against FP32's; agreement is about the largest output, which of
+embeddings says little. Time is that of one sample as a part of FP32's, interleaved, one thread, median; quantization is
+without audit and evaluation, peak memory that of the whole command.
 """
 
 
