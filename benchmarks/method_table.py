@@ -153,4 +153,6 @@ def _peers() -> list[str]:
         )
         for each in found["points"]
     ]
-    return ["## Other tools", "", f"{found['source']}: {found['versions']}.", "", runs.head(columns), *lines, ""]
+    origin = f"{found['source']}: {found['versions']}."
+    without = ["Without figures:", "", *(f"- {each}" for each in found["without"]), ""]
+    return ["## Other tools", "", origin, "", runs.head(columns), *lines, "", *without]

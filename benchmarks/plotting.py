@@ -22,6 +22,7 @@ def pyplot() -> Any:
         raise click.ClickException("matplotlib is not installed; run: pip install -e '.[benchmarks]'") from None
     matplotlib.use("agg")  # needs no screen
     matplotlib.rcParams["svg.hashsalt"] = "ptq"  # the same figure is the same file
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
     return importlib.import_module("matplotlib.pyplot")
 
 

@@ -147,4 +147,4 @@ def test_what_is_refused_says_so_and_the_figure_has_both_formats(module: Modules
     assert run.exit_code == 0, run.output
     assert "| 4.01 bits: ocs, to nearest |  | refused: --bits 4.01 is below the " in page.read_text()
     assert (tmp_path / "new/decay.png").read_bytes().startswith(b"\x89PNG")
-    assert "<!-- int4, median of 3 layers -->" in (tmp_path / "new/decay.svg").read_text()
+    assert ">int4, median of 3 layers</t" in (tmp_path / "new/decay.svg").read_text()
