@@ -25,9 +25,6 @@ from ptq.report import Report
 
 ACTIVATIONS = (NONE, UINT8)
 GROUP = "32"
-MEASURING = ("audit", "evaluate")
-"""Stages that are no part of quantization."""
-
 COLUMNS = (
     *("model", "weights", "activations", "bits", "MB", "SQNR dB", "top-1 or cosine", "of FP32's time", "load ms"),
     *("runs as", "seconds", "peak GB"),
@@ -150,7 +147,7 @@ def _quantized_line(task: runs.Task, each: Combination, run: runs.Run) -> str:
         "" if accuracy.sqnr_db is None else f"{accuracy.sqnr_db:.1f}",
         _percent(accuracy.top1) or cosine,
         *(_ratio(file.latency_ratio), f"{1e3 * file.load_seconds:.0f}", _runs_as(report)),
-        *(f"{_quantizing(report):.1f}", f"{run.peak_bytes / 1e9:.2f}"),
+        *(f"{run.quantizing:.1f}", f"{run.peak_bytes / 1e9:.2f}"),
     )
     return _line(task, each.weights, each.activations, *cells)
 
@@ -175,10 +172,6 @@ def _runs_as(report: Report) -> str:
     for (execution, kernel), count in counts.most_common():
         found.setdefault(execution, []).append(f"{count} {kernel}")
     return "; ".join(f"{execution}: {', '.join(kernels)}" for execution, kernels in found.items())
-
-
-def _quantizing(report: Report) -> float:
-    return sum(seconds for stage, seconds in report.stages.items() if stage not in MEASURING)
 
 
 if __name__ == "__main__":

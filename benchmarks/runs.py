@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from pathlib import Path
 import click
 
 from ptq.report import AccuracyReport, Report, from_json
+
+MEASURING = ("audit", "evaluate")
+"""Stages that are no part of quantization."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class Run:
     peak_bytes: int
 
     @property
+    def quantizing(self) -> float:
+        """Seconds of it, without those of measuring what came out."""
+        return sum(seconds for stage, seconds in self.report.stages.items() if stage not in MEASURING)
+
+    @property
     def accuracy(self) -> AccuracyReport:
         """There is one, as there was data to evaluate on."""
         if self.report.accuracy is None:
@@ -45,31 +54,53 @@ class Run:
 
 
 class FailedError(click.ClickException):
-    """A command that did not write a file; the message is its own."""
+    """A command that did not write a file: why, as it said, and its exit code."""
+
+    def __init__(self, what: str, why: str, code: int) -> None:
+        super().__init__(f"{what}: {why}")
+        self.why, self.code = why, code
 
 
-def quantize(task: Task, options: Sequence[str], output: Path) -> Run:
-    """Run a command.
+class LateError(click.ClickException):
+    """A command that was ended as it took longer than it was given."""
+
+
+def quantize(task: Task, options: Sequence[str], output: Path, limit: float | None = None) -> Run:
+    """Run a command, for `limit` seconds at most.
 
     Raises:
         FailedError: it did not exit with 0.
+        LateError: it did not end in time.
 
     """
-    report = output.with_suffix(".json")
+    what, report = f"{task.model.name}, {' '.join(options)}", output.with_suffix(".json")
     command = [sys.executable, "-m", "ptq", "quantize", str(task.model)]
     data = ["--data", str(task.data), "--eval", str(task.evaluation), "-o", str(output), "--json", str(report)]
     start = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen([*command, *options, *data], stdout=subprocess.DEVNULL, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
+        late = threading.Event()
+        timer = threading.Timer(threading.TIMEOUT_MAX if limit is None else limit, _end, (process, late))
+        timer.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            timer.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - start
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip().splitlines()
+    if late.is_set():
+        raise LateError(f"{what}: over {limit:g} s")
     if process.returncode != 0:
         why = said[-1] if said else f"exit code {process.returncode}"
-        raise FailedError(f"{task.model.name}, {' '.join(options)}: {why}")
+        raise FailedError(what, why, process.returncode)
     return Run(from_json(report.read_text()), seconds, usage.ru_maxrss * 1024)
+
+
+def _end(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    process.kill()
 
 
 def headline() -> str:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import records
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from training_tasks import Task
@@ -90,17 +88,13 @@ class Result:
 
 
 def read(path: Path) -> list[Result]:
-    """The results in a file, none if there is no file; a line that was cut off when a run was killed is left out."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [Result.parse(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+    """The results in a file, none if there is no file."""
+    return [Result.parse(line) for line in records.lines(path)]
 
 
 def append(path: Path, result: Result) -> None:
-    """One line more, by one call, so that processes can share the file."""
-    cut_off = path.exists() and path.read_bytes()[-1:] not in {b"", b"\n"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" * cut_off + result.line() + "\n")
+    """One line more."""
+    records.append(path, result.line())
 
 
 def run(task: Task, plan: Plan) -> Result:
@@ -127,8 +121,8 @@ def run(task: Task, plan: Plan) -> Result:
         curve=thinned(loop.losses),
         seconds=round(seconds, 2),
         extra_steps=extra,
-        versions=versions(),
-        machine=machine(),
+        versions=records.versions(),
+        machine=records.machine(),
         day=date.today().isoformat(),
     )
 
@@ -175,22 +169,3 @@ def _scores(task: Task, network: torch.nn.Module) -> dict[str, float]:
     with torch.inference_mode():
         found = task.scores(network)
     return found if all(math.isfinite(score) for score in found.values()) else {}
-
-
-def versions() -> dict[str, str]:
-    """Of what computes; the commit too where this is a checkout, as recipes change from one to the next."""
-    found = {name: metadata.version(name) for name in ("ptq-toolkit", "torch", "numpy")}
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # there is no git
-        commit = ""
-    return found | {"python": platform.python_version()} | ({"commit": commit} if commit else {})
-
-
-def machine() -> str:
-    """The processor, as far as the system names it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
