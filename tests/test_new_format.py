@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from small_folder import RNG, write_model
+from copied_package import Page, copy_package, run
+from small_folder import RNG
 
 from ptq.errors import OptionError
 from ptq.formats import Format, _by_name, get
 from ptq.formats.codebook import CodebookFormat
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "new_format"
-PAGE = (EXAMPLE / "README.md").read_text(encoding="utf-8")
-(SNIPPET,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^    ptq (.*)$", PAGE, re.MULTILINE)
+PAGE = Page("new_format")
 
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package, a model and data."""
     folder = tmp_path_factory.mktemp("copied")
-    for name in ("ptq", "cli", "calibration"):
-        origin = Path(str(importlib.import_module(name).__file__)).parent
-        shutil.copytree(origin, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    write_model(folder / "model.onnx")
-    np.savez(folder / "calib.npz", x=RNG.normal(size=(16, 3, 8, 8)).astype(np.float32))
+    copy_package(folder, RNG.normal(size=(16, 3, 8, 8)))
     return folder
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "ptq", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +31,27 @@ def extended(copied: Path) -> Path:
     before = run(copied, "formats", "show", "fp5_e2m2")
     assert before.returncode == 2
     assert "unknown format 'fp5_e2m2'" in before.stderr
-    (copied / "ptq" / "formats" / "mine.py").write_text(SNIPPET, encoding="utf-8")
+    (copied / "ptq" / "formats" / "mine.py").write_text(PAGE.snippet, encoding="utf-8")
     return copied
 
 
 def test_the_page_shows_the_file() -> None:
-    assert (EXAMPLE / "mine.py").read_text(encoding="utf-8") == SNIPPET
+    assert (PAGE.folder / "mine.py").read_text(encoding="utf-8") == PAGE.snippet
 
 
 def test_the_commands_are_found() -> None:
-    kinds = [" ".join(command.split()[:2]) for command in COMMANDS]
+    kinds = [" ".join(command.split()[:2]) for command in PAGE.commands]
     assert kinds == ["formats show"] * 2 + ["quantize model.onnx"] * 4
 
 
-@pytest.mark.parametrize("command", [each for each in COMMANDS if each.startswith("formats")])
+@pytest.mark.parametrize("command", [each for each in PAGE.commands if each.startswith("formats")])
 def test_it_is_shown(extended: Path, command: str) -> None:
     found = run(extended, *command.split())
     assert (found.returncode, found.stderr) == (0, "")
     assert len(re.findall(r"\b0x[0-9a-f]+ ", found.stdout)) == (31 if "fp5" in command else 8)
 
 
-@pytest.mark.parametrize("command", [each for each in COMMANDS if each.startswith("quantize")])
+@pytest.mark.parametrize("command", [each for each in PAGE.commands if each.startswith("quantize")])
 def test_models_are_quantized_to_it(extended: Path, command: str) -> None:
     words = command.split()
     weights, output = words[words.index("--weights") + 1], extended / words[-1]

@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from small_folder import RNG, write_model
+from copied_package import Page, copy_package, run
+from small_folder import RNG
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "new_method"
-PAGE = (EXAMPLE / "README.md").read_text(encoding="utf-8")
-(SNIPPET,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^    ptq (.*)$", PAGE, re.MULTILINE)
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "ptq", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+PAGE = Page("new_method")
 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package and the one file more, a model and data; without the file the method is unknown."""
     folder = tmp_path_factory.mktemp("copied")
-    for name in ("ptq", "cli", "calibration"):
-        origin = Path(str(importlib.import_module(name).__file__)).parent
-        shutil.copytree(origin, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    write_model(folder / "model.onnx")
-    pictures = RNG.normal(size=(16, 3, 8, 8)).cumsum(2).cumsum(3) / 8  # neighbours are alike, as in photographs
-    np.savez(folder / "calib.npz", x=pictures.astype(np.float32))
-    before = run(folder, *COMMANDS[0].split())
+    copy_package(folder, RNG.normal(size=(16, 3, 8, 8)).cumsum(2).cumsum(3) / 8)  # neighbours are alike, as in photos
+    before = run(folder, *PAGE.commands[0].split())
     assert before.returncode == 2
     assert "unknown --method 'nudge'" in before.stderr
-    (folder / "ptq" / "methods" / "nudge.py").write_text(SNIPPET, encoding="utf-8")
+    (folder / "ptq" / "methods" / "nudge.py").write_text(PAGE.snippet, encoding="utf-8")
     return folder
 
 
 def test_the_page_shows_the_file() -> None:
-    assert (EXAMPLE / "nudge.py").read_text(encoding="utf-8") == SNIPPET
-    assert len(COMMANDS) == 2
+    assert (PAGE.folder / "nudge.py").read_text(encoding="utf-8") == PAGE.snippet
+    assert len(PAGE.commands) == 2
 
 
 def test_models_are_quantized_by_it(extended: Path) -> None:
     """It is better than rounding to nearest where it is what it says it is: at the outputs of the layers."""
     found = []
-    plain = COMMANDS[0].replace("--method nudge", "--method rtn")
-    for command in (*COMMANDS, plain):
+    plain = PAGE.commands[0].replace("--method nudge", "--method rtn")
+    for command in (*PAGE.commands, plain):
         output = run(extended, *command.split(), "--json", "report.json", "--overwrite")
         assert (output.returncode, output.stderr) == (0, "")
         report = json.loads((extended / "report.json").read_text())
