@@ -47,7 +47,6 @@ def test_models_are_quantized_by_it(extended: Path) -> None:
     ("options", "words"),
     [
         ("--weights nf4 --activations none --data calib.npz", "nudge moves integers with a scale a channel, not nf4"),
-        ("--weights int4 --group 32 --data calib.npz", "not int4 in groups of 32"),
         ("--weights int4", "--method nudge needs calibration data; give --data"),
         ("--weights int4 --bits 4.5 --data calib.npz", "--bits is read by"),
     ],

@@ -47,7 +47,7 @@ def everywhere() -> Iterator[ParameterSet]:
             yield pytest.param(method, name, marks=[] if always else pytest.mark.slow, id=f"{method}-{name}")
 
 
-@pytest.mark.parametrize(("method", "name"), everywhere())
+@pytest.mark.parametrize(("method", "name"), list(everywhere()))
 def test_every_method_keeps_the_contract_on_every_scheme(method: str, name: str) -> None:
     """Rows of 72 columns, no multiple of any group but 8."""
     how, weight = ALL[name], gaussian(2, 5, 72)

@@ -31,7 +31,7 @@ def test_a_few_steps(tmp_path: Path) -> None:
     assert (tmp_path / "new/loss.png").read_bytes().startswith(b"\x89PNG")
     program = torch.export.load(tmp_path / "new/luq.pt2").module()
     assert program(torch.zeros(5, 1, 28, 28)).shape == (5, 10)
-    assert f"ptq quantize {tmp_path / 'new/luq.pt2'} --data " in found.stdout
+    assert f"ptq quantize {tmp_path / 'new/luq.pt2'} --method rtn --data " in found.stdout
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "mlxtend"])
