@@ -91,7 +91,6 @@ def test_a_narrower_bound_takes_a_larger_file(digits: Path, images: Images) -> N
 
 
 def test_the_most_accurate_file_of_a_size(digits: Path, images: Images) -> None:
-@pytest.mark.slow
     whole = ptq.quantize(digits, images, method="auto", target_size="1x")
     assert whole.report.trials is not None
     assert whole.report.trials.taken == "int8-weights"
@@ -103,6 +102,9 @@ def test_the_most_accurate_file_of_a_size(digits: Path, images: Images) -> None:
     assert made.report.trials.target_bytes == limit
     met = [trial for trial in made.report.trials.tried if trial.met]
     assert made.report.trials.taken == min(met, key=lambda t: (max(t.drop or 0, 0), -(t.sqnr_db or 0))).recipe
+
+
+@pytest.mark.slow
 def test_a_file_that_grows_with_all_of_the_data_is_not_taken(
     digits: Path, images: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -178,7 +180,6 @@ def test_the_data_for_evaluation_decide_nothing(digits: Path, images: Images) ->
         finally:
             walks.append("done")
 
-@pytest.mark.slow
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(auto._Comparison, "trial", counted)
         report = ptq.quantize(digits, images, eval_data=unseen, method="auto").report
@@ -192,6 +193,9 @@ def test_the_data_for_evaluation_decide_nothing(digits: Path, images: Images) ->
     assert plain.trials is not None
     assert same(report.trials, plain.trials)
     assert report.trials.taken == plain.trials.taken
+
+
+@pytest.mark.slow
 def test_labels_are_what_counts_where_there_are_any(digits: Path, images: Images) -> None:
     labels = np.arange(32) % 10
     trials = ptq.quantize(digits, {**images, "labels": labels}, method="auto", max_drop=1.0).report.trials

@@ -116,10 +116,12 @@ def test_every_point_is_a_recipe_of_the_bits_it_says(module: Callable[[str], Mod
 
 
 def test_arguments_are_those_of_the_command(module: Callable[[str], ModuleType]) -> None:
-@pytest.mark.slow
     point = module("method_points").Point("rtn x", 4, {"method": "rtn", "steps": ("awq", "bias-correction")})
     said = "--method rtn --step awq --step bias-correction --activations none"
     assert point.arguments("none") == said.split()
+
+
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(folder: Folder, tmp_path: Path, command: Callable[..., Result]) -> None:
     results = tmp_path / "results.jsonl"
     task = ("--task", "net", folder.model, folder.data, folder.data, "none")
