@@ -56,17 +56,19 @@ def by_bits(
     in the output error of the site, and on other rungs it is as the ladder's errors are.
 
     Raises:
-        OptionError: the lowest rung everywhere already takes more.
+        OptionError: the lowest rung everywhere already takes more, or an error is not finite.
 
     """
+    shares = {name: _share(ladder, effects[name]) for name, ladder in ladders.items()}
     if per_layer or all(ladder.whole for ladder in ladders.values()):
-        return by_layer(ladders, {name: _share(ladder, effects[name]).sum(1) for name, ladder in ladders.items()}, bits)
+        return by_layer(ladders, {name: share.sum(1) for name, share in shares.items()}, bits)
+    _check_finite(shares)
     rungs = all_on(ladders, 0)
     least = spent = _stored(ladders, rungs)
     weights = _count(ladders)
     budget = bits * weights
     _check(least, budget, weights)
-    steps = [step for name, ladder in ladders.items() for step in _steps(name, ladder, effects[name])]
+    steps = [step for name, ladder in ladders.items() for step in _steps(name, ladder, shares[name])]
     steps.sort(key=lambda s: (-s.merit, s.site, s.rows.start, s.before))
     spare = budget - least
     while steps and spare > 0:
@@ -90,12 +92,7 @@ def by_layer(
         OptionError: the smallest rung everywhere already takes more, or a cost is not finite.
 
     """
-    for name, cost in costs.items():
-        if not np.isfinite(cost).all():
-            raise OptionError(
-                f"the errors of {name} are beyond float32, so that no bits can be given by them; scale its weights, or "
-                f"give --keep-float for it"
-            )
+    _check_finite(costs)
     weights = _count(ladders)
     stored = {name: _sizes(ladder) for name, ladder in ladders.items()}
     budget = Budget("bits", stored, bits * weights)
@@ -112,6 +109,15 @@ def widths(ladder: Ladder) -> NDArray[np.float64]:
 def _sizes(ladder: Ladder) -> list[int]:
     """What the weight takes on each rung, in bits."""
     return [ladder.pick(ladder.all_on(rung)).storage_bits for rung in range(len(ladder.rungs))]
+
+
+def _check_finite(costs: Mapping[str, NDArray[np.float64]]) -> None:
+    for name, cost in costs.items():
+        if not np.isfinite(cost).all():
+            raise OptionError(
+                f"the errors of {name} are beyond float32, so that no bits can be given by them; scale its weights, or "
+                f"give --keep-float for it"
+            )
 
 
 def _check(least: float, budget: float, weights: int) -> None:
@@ -146,9 +152,8 @@ def _stored(ladders: Mapping[str, Ladder], rungs: Rungs) -> int:
     return sum(ladder.pick(rungs[name]).storage_bits for name, ladder in ladders.items())
 
 
-def _steps(name: str, ladder: Ladder, effect: float) -> list[_Step]:
+def _steps(name: str, ladder: Ladder, share: NDArray[np.float64]) -> list[_Step]:
     """All steps of a site worth taking: those along the convex hull of error over bits, so that merits fall."""
-    share = _share(ladder, effect)
     rows = ladder.shape[0]
     blocks = [slice(0, rows)] if ladder.whole else [slice(row, row + 1) for row in range(rows)]
     costs = [ladder.row_bits(rung) for rung in range(len(ladder.rungs))]
@@ -168,9 +173,15 @@ def _steps(name: str, ladder: Ladder, effect: float) -> list[_Step]:
 
 
 def _share(ladder: Ladder, effect: float) -> NDArray[np.float64]:
-    """What each row does to the output on each rung, `(rungs, out)`, from what all do on the base rung."""
+    """What each row does to the output on each rung, `(rungs, out)`, from what all do on the base rung.
+
+    An exact base does nothing, whatever smaller rungs do; then it is what they do to the site's own output.
+    """
     error = ladder.error.double().numpy()
-    part: NDArray[np.float64] = error / max(error[ladder.base].sum(), np.finfo(np.float64).tiny) * effect
+    whole = error[ladder.base].sum()
+    if whole == 0:
+        whole, effect = float(ladder.power.double().sum()) or 1.0, 1.0
+    part: NDArray[np.float64] = error / whole * effect
     return part
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ Table = Mapping[str, Sequence[float]]
 """A number for each choice of each layer."""
 
 _INFEASIBLE: Final = 2
+_STDOUT: Final = 1
+_ONE_AT_A_TIME: Final = threading.Lock()
 _UNITS: Final = 1e4
 """What the least cost is scaled to: HiGHS stops within 1e-6 of the optimum."""
 
@@ -125,14 +128,19 @@ class _Program:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Drop what C code prints: HiGHS 1.12 has a line for its developers that no option turns off."""
-    stdio = ctypes.CDLL(None)
-    stdio.fflush(None)
-    shown = os.dup(1)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
+    with _ONE_AT_A_TIME:  # the second would take the nowhere of the first for what was shown
+        try:
+            shown = os.dup(_STDOUT)
+        except OSError:  # it is closed
             yield
+            return
+        stdio = ctypes.CDLL(None)
+        stdio.fflush(None)
+        try:
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), _STDOUT)
+            yield
+        finally:
             stdio.fflush(None)
-    finally:
-        os.dup2(shown, 1)
-        os.close(shown)
+            os.dup2(shown, _STDOUT)
+            os.close(shown)

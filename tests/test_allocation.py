@@ -119,3 +119,25 @@ def test_errors_that_are_not_finite_are_refused() -> None:
     wrong = replace(ladder(4, 64), whole=True, error=torch.full((3, 4), torch.nan))
     with pytest.raises(OptionError, match=r"the errors of a are beyond float32, .*; scale"):
         allocation.by_bits({"a": wrong}, {"a": 1.0}, 6.0, per_layer=False)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_errors_beyond_float32_are_refused(*, per_layer: bool) -> None:
+    made = ladder(8, 16)
+    made.error[0, 3] = torch.nan
+    with pytest.raises(OptionError, match="the errors of a are beyond float32"):
+        allocation.by_bits({"a": made}, {"a": 1.0}, 5.0, per_layer=per_layer)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_smaller_rungs_than_an_exact_base_are_told_apart_by_their_own_errors(*, per_layer: bool) -> None:
+    """The effect of an exact base is 0, and says nothing of what is below it."""
+    ladders = {"a": ladder(8, 16), "b": ladder(8, 16)}
+    for made in ladders.values():
+        made.error[1:] = 0.0
+    ladders["b"].error[0] *= 1e-3
+    ladders = {name: replace(made, base=1) for name, made in ladders.items()}
+    bits = [allocation.lowest({name: replace(m, rungs=m.rungs[k:])}) for k, (name, m) in enumerate(ladders.items())]
+    rungs, _ = allocation.by_bits(ladders, {"a": 0.0, "b": 0.0}, sum(bits) / 2, per_layer=per_layer)
+    assert (rungs["a"] == 1).all()
+    assert (rungs["b"] == 0).all()

@@ -82,6 +82,23 @@ def test_an_only_point_is_of_lloyds_numbers_and_several_are_digits(
     assert set(mixed.mixes) == set(mixes)
 
 
+@pytest.mark.parametrize("name", ["lloyd3", "lloyd4"])
+def test_with_one_scale_a_tensor_points_have_integer_ratios_too(name: str) -> None:
+    method = Multipoint.of(Request(scheme.parse(name, "tensor"), options={"bits": 4.5}))
+    ladder = method.ladder(gaussian(1, 12, 72), Curvature.unknown(1, 72))
+    several = [rung for rung, points in enumerate(ladder.rungs) if len(points) > 1]
+    assert len(several) > 1
+    for rung in range(len(ladder.rungs)):
+        assert ladder.pick(ladder.all_on(rung)).fits_int8
+    digits = {float(scale) for rung in several for scale in ladder.rungs[rung][0].scale}
+    assert len(digits) == 1
+    mixed = ladder.pick(torch.arange(12) % len(ladder.rungs))
+    assert mixed.fits_int8
+    assert all(
+        (term.scale == term.scale[0]).all() for term in mixed.terms if term.format in {method.base, method.digits}
+    )
+
+
 def test_the_file_computes_with_them_in_int8() -> None:
     made = ptq.quantize(seeded(Convolutions), {"image": images(16)}, weights="lloyd4", bits=6.0)
     assert all(layer.integer for layer in made.report.layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -116,16 +117,41 @@ def test_more_is_never_worse() -> None:
     assert found[-1] == pytest.approx(sum(min(each) for each in costs.values()))
 
 
+def solved(seed: int) -> float:
+    """The cost of a program of 50 layers; HiGHS prints in some of them."""
+    generator = np.random.default_rng(seed)
+    weights, effects = 10 ** generator.uniform(3, 6, 50), 10 ** generator.uniform(-5, -2, 50)
+    costs = {str(k): (effects[k] * 4.0 ** -np.arange(7)).tolist() for k in range(50)}
+    bits = {str(k): [int(weights[k]) * width for width in range(2, 9)] for k in range(50)}
+    return cost(costs, assign(costs, [Budget("bits", bits, int(4.1 * weights.sum()))]))
+
+
 def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    """HiGHS would, in some of these."""
     for seed in range(8):
-        generator = np.random.default_rng(seed)
-        weights, effects = 10 ** generator.uniform(3, 6, 50), 10 ** generator.uniform(-5, -2, 50)
-        costs = {str(k): (effects[k] * 4.0 ** -np.arange(7)).tolist() for k in range(50)}
-        bits = {str(k): [int(weights[k]) * width for width in range(2, 9)] for k in range(50)}
-        assign(costs, [Budget("bits", bits, int(4.1 * weights.sum()))])
+        solved(seed)
     os.write(1, b"mine")
     assert capfd.readouterr().out == "mine"
+
+
+def test_what_is_printed_after_programs_in_several_threads_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(solved, range(8)))
+    assert found == [solved(seed) for seed in range(8)]
+    os.write(1, b"mine")
+    assert capfd.readouterr().out == "mine"
+
+
+def test_the_output_may_be_closed(capfd: pytest.CaptureFixture[str]) -> None:
+    shown = os.dup(1)
+    os.close(1)
+    try:
+        assert solved(0) > 0
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.write(1, b"mine")
+    finally:
+        os.dup2(shown, 1)
+        os.close(shown)
+    assert not capfd.readouterr().out
 
 
 def test_costs_of_nothing_and_negative_ones() -> None:

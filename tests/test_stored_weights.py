@@ -14,10 +14,12 @@ import torch
 from ptq import formats, scales
 from ptq.ladder import Ladder
 from ptq.lowering.builder import Builder
-from ptq.lowering.weights import int8_weight
+from ptq.lowering.execution import Execution
+from ptq.lowering.weights import int8_weight, regrid, stored_bytes, stored_weight
 from ptq.method import Request
 from ptq.methods.multipoint import Multipoint
 from ptq.methods.ocs import Ocs
+from ptq.model.graph import Model
 from ptq.model.prepare import ir_version
 from ptq.qtensor import QTensor, Term, places_bits
 from ptq.scheme import Scheme
@@ -34,10 +36,15 @@ def ladder(shape: tuple[int, ...], base: str, *, spread: float = 1.0) -> Ladder:
     return method.ladder(rows, Curvature.unknown(1, rows.shape[-1]))
 
 
+def anchored(opset: int) -> tuple[ir.Graph, ir.Node]:
+    """A graph for the nodes of weights, in front of its only node."""
+    anchor = ir.node("Identity", [ir.val("x", ir.DataType.FLOAT, ir.Shape([1]))], name="anchor")
+    return ir.Graph([anchor.inputs[0]], [], nodes=[anchor], opset_imports={"": opset}, name="weights"), anchor
+
+
 def rebuilt(weight: QTensor, shape: tuple[int, ...], opset: int, *, fold: bool) -> tuple[np.ndarray, np.ndarray]:
     """The integers and scales that ONNX Runtime computes from a file."""
-    anchor = ir.node("Identity", [ir.val("x", ir.DataType.FLOAT, ir.Shape([1]))], name="anchor")
-    graph = ir.Graph([anchor.inputs[0]], [], nodes=[anchor], opset_imports={"": opset}, name="weights")
+    graph, anchor = anchored(opset)
     made = int8_weight(Builder(graph, anchor, "w"), weight, shape)
     anchor.outputs[0].name, anchor.outputs[0].type = "y", ir.TensorType(ir.DataType.FLOAT)
     for value, kind in ((made.integers, ir.DataType.INT8), (made.scale, ir.DataType.FLOAT)):
@@ -122,6 +129,28 @@ def test_rows_of_which_some_columns_have_another_point(*, integer: bool) -> None
     assert weight.fits_int8 == integer
     got = integers.reshape(20, 6) * scales[:, None]
     assert np.abs(got - weight.dequantize().numpy()).max() <= (0 if integer else 0.51 * scales.max())
+
+
+def test_sums_without_a_ratio_store_nothing_of_the_grid_they_are_brought_to() -> None:
+    rows = torch.randn(1, 24, 18, generator=torch.Generator().manual_seed(4))
+    rows[0, 7] = 0.0
+    rows[0, 9] *= 1e-38
+    method = Multipoint(Scheme(formats.get("int4")), search="greedy", rounding="nearest")
+    weight = method.ladder(rows, Curvature.unknown(1, 18)).pick(torch.arange(24) % 3)
+    assert weight.integer_ratios() is None
+    graph, anchor = anchored(21)
+    made = int8_weight(Builder(graph, anchor, "w"), weight, (24, 2, 3, 3))
+    assert 8 * stored_bytes(Model(ir.Model(graph, ir_version=10)), "w") == weight.storage_bits
+    scale, dense = regrid(weight)
+    for fold in (False, True):
+        integers, scales = rebuilt(weight, (24, 2, 3, 3), 21, fold=fold)
+        assert scales == pytest.approx(made.scales, rel=1e-6)
+        assert np.array_equal(made.scales, scale.numpy())
+        assert integers.reshape(24, 18) * scales[:, None] == pytest.approx(dense.numpy(), rel=1e-6)
+    assert scale[7] == scale[9] == 1
+    assert not dense[7].any()
+    assert torch.equal(stored_weight(weight, Execution.STATIC), dense)
+    assert torch.equal(stored_weight(weight, Execution.WEIGHTS), weight.dequantize())
 
 
 @pytest.mark.parametrize(("spread", "bits"), [(1.0, 8), (4.5, 8), (11.0, 16)])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ptq.formats import INT8_MAX
 from ptq.lowering.builder import Builder
+from ptq.lowering.execution import Execution
 from ptq.lowering.planes import stored_shape
 from ptq.lowering.terms import column, group_factors, places, plane_of, shaped, stored_scale, wide, zeros
 from ptq.model.graph import Model
@@ -23,6 +24,9 @@ from ptq.qtensor import QTensor
 
 _STORED = ("plane", "rows", "columns", "scale", "zero")
 """What the names of initializers that hold a weight begin with; the others say how to put it together."""
+
+_NOTHING = INT8_MAX * torch.finfo(torch.float32).tiny
+"""Rows without a weight of this size are zeros on their int8 grid: its scale would be no normal number."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +160,8 @@ def float_weight(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.
 def regrid(weight: QTensor) -> tuple[Tensor, Tensor]:
     """The int8 grid for a weight without an integer ratio: scales `(out,)`, and what is left of the weight on it."""
     dense = weight.dequantize()
-    scale = (dense.abs().amax(1) / INT8_MAX).clamp_min(torch.finfo(torch.float32).tiny)
-    scale = torch.where(dense.abs().amax(1) > 0, scale, torch.ones_like(scale))
+    largest = dense.abs().amax(1)
+    scale = torch.where(largest < _NOTHING, torch.full_like(largest, INT8_MAX), largest) / INT8_MAX
     return scale, (dense / scale[:, None]).round() * scale[:, None]
 
 
@@ -177,12 +181,18 @@ def _horner(
 
 
 def _regridded(builder: Builder, weight: QTensor, shape: Sequence[int]) -> Int8Weight:
+    """The grid of `regrid` follows from the sum, so nothing of it is stored."""
     total = _summed(builder, weight, shape)
-    scale = regrid(weight)[0]
-    grid = builder.constant("scale", scale.numpy())
-    divided = builder.call("Div", total, column(builder, grid, len(shape), "steps"), name="steps.of")
+    axes = builder.shared(f"axes.{len(shape)}", np.arange(1, len(shape)))
+    largest = builder.call("ReduceMax", builder.call("Abs", total, name="magnitude"), axes, name="largest")
+    least = builder.shared("nothing.float", np.array(_NOTHING, np.float32))
+    most = builder.shared("most.float", np.array(INT8_MAX, np.float32))
+    nothing = builder.call("Less", largest, least, name="nothing")
+    grid = builder.call("Div", builder.call("Where", nothing, most, largest, name="reach"), most, name="steps")
+    divided = builder.call("Div", total, grid, name="steps.of")
     integers = builder.cast(builder.call("Round", divided, name="rounded"), ir.DataType.INT8, "int8")
-    return Int8Weight(integers, grid, scale.numpy())
+    scale = builder.call("Reshape", grid, builder.shared("flat", np.array([-1])), name="scale")
+    return Int8Weight(integers, scale, regrid(weight)[0].numpy())
 
 
 def _summed(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value:
@@ -207,9 +217,10 @@ def _summed(builder: Builder, weight: QTensor, shape: Sequence[int]) -> ir.Value
     return total
 
 
-def stored_weight(weight: QTensor) -> Tensor:
+def stored_weight(weight: QTensor, execution: Execution) -> Tensor:
     """The weight `(out, in)` that the written file computes with."""
-    return weight.dequantize() if weight.integer_ratios() is not None else regrid(weight)[1]
+    in_int8 = execution in (Execution.STATIC, Execution.DYNAMIC)
+    return regrid(weight)[1] if in_int8 and weight.integer_ratios() is None else weight.dequantize()
 
 
 def stored_bytes(model: Model, site: str) -> int:

@@ -146,7 +146,7 @@ def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
     if done is None:
         return LayerReport(format="float32", points=(), mixes={}, weight_sqnr_db=None, output_sqnr_db=None, **common)
     weight = torch.from_numpy(made.model.matrix(site).copy())
-    noise = (stored_weight(done.weight) - weight).double().square().sum()
+    noise = (stored_weight(done.weight, how) - weight).double().square().sum()
     return LayerReport(
         format=max(done.weight.terms, key=lambda term: term.format.bits).describe(),
         points=tuple(torch.bincount(done.weight.points)[1:].tolist()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from typing import ClassVar, Final
@@ -176,14 +176,16 @@ class Multipoint:
     def _of_one_scale(
         self, sums: Mapping[tuple[Format, ...], Radix], put: Callable[..., Ladder], least_scale: Tensor | None
     ) -> list[ScaleGrid | None]:
-        """One scale by sum, such that the first points have one whatever follows them: that of the base alone."""
-        parts = math.lcm(*(radix.worths[0] for radix in sums.values()))
-        least = None if least_scale is None else least_scale * parts
-        scale = put(self.scheme, least_scale=least).rungs[0][0].scale[0]
-        unit = (scale / parts).bfloat16().float()  # its products with integers are exact
+        """One scale by sum, such that first points of a format have one whatever follows: that of the format alone."""
+        units = {}
+        for first in {points[0] for points in sums} & {self.base, self.digits}:
+            parts = math.lcm(*(radix.worths[0] for points, radix in sums.items() if points[0] == first))
+            least = None if least_scale is None else least_scale * parts
+            scale = put(replace(self.scheme, format=first), least_scale=least).rungs[0][0].scale[0]
+            units[first] = (scale / parts).bfloat16().float(), parts  # its products with integers are exact
         return [
-            ScaleGrid.of_one(unit * (parts // radix.worths[0])) if points[0] == self.base else None
-            for points, radix in sums.items()
+            ScaleGrid.of_one(units[first][0] * (units[first][1] // radix.worths[0])) if first in units else None
+            for (first, *_), radix in sums.items()
         ]
 
     def sums(self) -> dict[tuple[Format, ...], Radix]:
