@@ -115,7 +115,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     said = click.get_current_context().get_parameter_source
     given = {name: value for name, value in options.items() if said(name) is not ParameterSource.DEFAULT}
     recipe = asked(recipe_file, given)
-    kind = recipe.weights if isinstance(recipe, Recipe) else AUTO
+    kind = recipe.kind if isinstance(recipe, Recipe) else AUTO
     output = output or model.with_name(f"{model.stem}.{kind}.onnx")
     if json_file is not None:
         _check_json(json_file, output, [model, data, evaluation], overwrite=overwrite)

@@ -73,14 +73,18 @@ class Scheme:
         zero = 0 if self.symmetric else self.format.bits
         return self.format.bits + (shared + zero) / self.group if self.group else float(self.format.bits)
 
-    def stored_bits(self, rows: int, columns: int) -> int:
-        """What a weight `(rows, columns)` takes in a file where its rows are not too far apart for scales of 8 bits."""
+    def stored_bits(self, rows: int, columns: int, points: int = 1) -> int:
+        """What a weight `(rows, columns)` takes in a file where its rows are not too far apart for scales of 8 bits.
+
+        Several points of a row share its scale.
+        """
         groups = -(-columns // self.group) if self.group else 1
         each = (0 if self.factors is None else self.factors.bits) + (0 if self.symmetric else self.format.bits)
         alone = self.per_tensor or not (self.factors is None or self.factors in _STEPS)
         scales = _FLOAT_BITS if alone else rows * _ROW_BITS + _FLOAT_BITS
         table = _FLOAT_BITS << self.format.bits if self.format.own else 0
-        return rows * (columns * self.format.bits + groups * each) + scales + table
+        more = (points - 1) * (columns + (0 if self.symmetric else groups)) * self.format.bits
+        return rows * (columns * self.format.bits + groups * each + more) + scales + (table if points == 1 else 0)
 
     def short(self, columns: int) -> str:
         """The format and how many of so many columns share a scale, such as "int4/32"."""

@@ -22,7 +22,7 @@ from ptq.pipeline import Job, Stages, preview
 from ptq.recipe import chosen
 from ptq.report import Outline, Report
 
-STEADY = ("site", "op", "shape", "format", "execution", "note")
+STEADY = ("site", "op", "shape", "method", "format", "execution", "rule", "note")
 QUICK = ("int4", "w4a8")
 PLAIN = [name for name in presets.NAMES if "steps" not in presets.options(name)]
 STEPPED = [name for name in presets.NAMES if name not in PLAIN]
@@ -75,6 +75,22 @@ def test_recipes_with_steps(name: str) -> None:
     assert plain.accuracy is not None
     assert report.accuracy is not None
     assert (report.accuracy.sqnr_db or 0) > (plain.accuracy.sqnr_db or 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"points": 2},
+        {"points": 2, "weights": "uint4"},
+        {"points": 2, "group": "tensor"},
+        {"points": 3, "weights": "int2"},
+        {"layers": [{"match": "conv1", "points": 2}, {"last": True, "weights": "int8", "points": 1}]},
+    ],
+    ids=str,
+)
+def test_points_that_are_said_are_counted(options: dict[str, Any], digits: Path) -> None:
+    planned, report = both(digits, None, options)
+    check(planned, report)
 
 
 @pytest.mark.parametrize("name", ["int8-weights", "int4"])

@@ -170,6 +170,15 @@ def test_more_bits_are_never_a_worse_network(monkeypatch: pytest.MonkeyPatch) ->
     assert powers == sorted(powers)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "kind", "title"),
+    [(Recipe(method="mixed"), "mixed", "mixed"), (Recipe(method="rtn", weights="int8"), "int8", "rtn int8")],
+)
+def test_a_file_of_many_formats_is_not_called_by_one(recipe: Recipe, kind: str, title: str) -> None:
+    assert recipe.kind == kind
+    assert recipe.title == title
+
+
 def test_outputs_that_cannot_be_compared_are_refused() -> None:
     """Of recurrent layers, samples are no rows."""
     with pytest.raises(ModelError, match=r"one sample in each row; .*; give"):

@@ -120,7 +120,7 @@ def test_what_needs_data_that_is_not_there(folder: Folder) -> None:
 
 def test_a_wrong_option_besides_a_file_names_both(folder: Folder) -> None:
     said = refusal(folder, "bits = 4.4", method="rtn")
-    assert said.startswith("mine.toml with the options given: --bits is read by --method mixed and --method multipoint")
+    assert said.startswith("mine.toml with the options given: --bits is read by --method mixed, --method multipoint")
     assert "unknown option 'bitss'; did you mean 'bits'?" in refusal(folder, "bits = 4.4", bitss=4)
 
 

@@ -104,6 +104,15 @@ def test_the_terminal_shows_what_was_measured(report: Report, *, layers: bool) -
     assert ("135" in said) == layers  # the bytes of the layer
 
 
+def test_names_of_layers_are_shown_whole() -> None:
+    name, rule = "a.layer.of.a.name." * 3, "mine.toml: rule 1 (match 'layer')"
+    out = io.StringIO()
+    render(with_layer(site=name, method="gptq", rule=rule), Console(file=out, width=60), layers=True)
+    (row,) = (line.split() for line in out.getvalue().splitlines() if name in line)
+    assert row[1:3] == ["gptq", "int4"]
+    assert " ".join(row).endswith(f"QLinearConv {rule}")
+
+
 def test_json_holds_everything() -> None:
     said = json.loads(to_json(GOOD))
     assert said["layers"][0]["points"] == [6, 2]

@@ -42,7 +42,7 @@ def preview(about: Job, recipe: Recipe | Auto, stages: Stages) -> Outline | Tria
 
 def _check(about: Job, recipe: Recipe | Auto) -> None:
     if about.target_size is not None and isinstance(recipe, Recipe):
-        raise OptionError("--target-size is what --method auto chooses by, and no other; use --bits, or --method auto")
+        raise OptionError("--target-size is what --method auto chooses by, and no other; give that, or leave it out")
 
 
 def quantize(

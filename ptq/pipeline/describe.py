@@ -83,6 +83,7 @@ def describe(
     weights = sum(counts[layer.site] for layer in quantized)
     report = Report(
         source=source_report(made.source, made.model),
+        title=made.plan.recipe.title,
         output=None if output is None else str(output),
         options=made.plan.recipe.as_options(),
         versions=versions(),
@@ -141,6 +142,8 @@ def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
         "execution": how.value,
         "kernel": None if kernel is None else kernel.op,
         "integer": kernel is not None and kernel.integer,
+        "method": made.plan.sites[site.name].named,
+        "rule": made.plan.sites[site.name].rule,
         "note": made.plan.reasons.get(site.name) or (None if kernel is None else kernel.reason),
     }
     if done is None:

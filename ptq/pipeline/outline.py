@@ -71,13 +71,13 @@ def _layers(ready: Ready, needing: Mapping[str, Collection[str]]) -> Iterator[Ou
         how = ready.executions[site.name]
         count = math.prod(site.shape)
         scheme = None if made.method is None else made.method.scheme
-        bits = count * _FLOAT_BITS if scheme is None else _stored_bits(scheme, site, how)
+        bits = count * _FLOAT_BITS if scheme is None else _stored_bits(scheme, site, how, made.points)
         table = site.op in LOOKUPS
         yield OutlinedLayer(
             site=site.name,
             op=site.op,
             shape=site.shape,
-            method=None if scheme is None else "rtn" if table else made.said.method,
+            method=made.named,
             format="float32" if scheme is None else scheme.short(site.columns),
             activations=None if scheme is None or table else made.activations,
             execution=how.value,
@@ -90,13 +90,13 @@ def _layers(ready: Ready, needing: Mapping[str, Collection[str]]) -> Iterator[Ou
         )
 
 
-def _stored_bits(scheme: Scheme, site: Site, how: Execution) -> int:
+def _stored_bits(scheme: Scheme, site: Site, how: Execution, points: int) -> int:
     """What the numbers of a site and their scales take, as far as the numbers themselves do not decide."""
     if how in _NATIVE:
         groups = -(-site.columns // scheme.group) if scheme.group else 1
         scales = 1 if scheme.per_tensor else site.rows * groups
         return math.prod(site.shape) * scheme.format.bits + _FLOAT_BITS * scales
-    return scheme.stored_bits(site.rows, site.columns)
+    return scheme.stored_bits(site.rows, site.columns, points)
 
 
 def _steps(ready: Ready, *, gathered: bool) -> Iterator[str]:

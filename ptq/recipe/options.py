@@ -45,7 +45,8 @@ def readers() -> Mapping[str, tuple[str, ...]]:
 
 def listed(names: Iterable[str]) -> str:
     """Names in a sentence."""
-    return " and ".join(sorted(names))
+    *first, last = sorted(names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def choice(option: str, value: str | None, known: Iterable[str | None], why: Callable[[str], str] = str) -> None:

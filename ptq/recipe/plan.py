@@ -14,6 +14,7 @@ from ptq.method import Method
 from ptq.model.sites import LOOKUPS, Site
 from ptq.recipe.options import ABOVE_BASE, DYNAMIC, EMBEDDINGS, INTEGER, MINMAX, NONE
 from ptq.recipe.rules import Rule, deciding
+from ptq.recipe.tables import TABLES
 
 if TYPE_CHECKING:
     from ptq.recipe.recipe import Recipe
@@ -33,11 +34,19 @@ class Decision:
     rule: str | None = None
     reason: str | None = None
     """Why it stays float."""
+    named: str | None = None
+    """The method as it is called."""
 
     @property
     def budgeted(self) -> bool:
         """Whether it has as many bits as pay, out of those for all layers."""
         return self.method is not None and "bits" in self.method.OPTIONS and self.said.points is None
+
+    @property
+    def points(self) -> int:
+        """How many terms each row has, where that is said; else one."""
+        fixed = self.method is not None and "points" in self.method.OPTIONS
+        return (self.said.points or 1) if fixed else 1
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,9 @@ class _Ordinary:
         if reason is None and method is None:
             reason = "an embedding, kept in float by --embeddings none"
         made = None if reason is not None else method
-        return Decision(made, self.said, self.activations, self.pair, None if rule is None else rule.said, reason)
+        named = None if made is None else TABLES if site.op in LOOKUPS else self.said.method
+        said = None if rule is None else rule.said
+        return Decision(made, self.said, self.activations, self.pair, said, reason, named)
 
 
 def _check_floats(recipe: Recipe, decided: Mapping[str, Decision]) -> None:

@@ -151,6 +151,16 @@ class Recipe:
         return {**listed, "layers": [rule.as_options() for rule in self.layers]}
 
     @property
+    def kind(self) -> str:
+        """What files are called by: the format of the weights, or the method where it gives each layer its own."""
+        return self.method if "among" in METHODS[self.method].METHOD.OPTIONS else self.weights
+
+    @property
+    def title(self) -> str:
+        """The recipe in a few words."""
+        return self.method if self.kind == self.method else f"{self.method} {self.weights}"
+
+    @property
     def rules(self) -> tuple[Rule, ...]:
         """Where layers differ: at the ends, then as `layers` says."""
         if self.first_last is None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ptq import scheme
 from ptq.method import Method
 from ptq.methods.rtn import Rtn
+
+TABLES: Final = "rtn"
+"""The method as it is called."""
 
 _FEW_BITS = 8
 _GROUP = "32"

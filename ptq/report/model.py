@@ -33,6 +33,10 @@ class LayerReport:
     kernel: str | None
     integer: bool
     note: str | None = None
+    method: str | None = None
+    """None where it stays float."""
+    rule: str | None = None
+    """What was said of it apart from the other layers."""
 
     @property
     def computes(self) -> bool:
@@ -104,6 +108,8 @@ class Report:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     elsewhere: str | None = None
+    title: str = ""
+    """What was done, in a few words."""
     trials: Trials | None = None
     """Where the recipe was chosen among several: what they came to."""
     schema: int = SCHEMA

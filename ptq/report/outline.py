@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptq.report.console import print_line, print_whole
 from ptq.report.model import SourceReport
 
 SCHEMA = 1
-_NO_LIMIT = 1000
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,14 @@ class Outline:
 def render_outline(outline: Outline, console: Console) -> None:
     """Print what is about to be done: the layers, then the totals."""
     source = outline.source
-    _line(console, f"model    {source.path or 'in memory'}: {source.kind}, {source.sites} layers")
+    print_line(console, f"model    {source.path or 'in memory'}: {source.kind}, {source.sites} layers")
     if outline.data is not None:
-        _line(console, f"data     {outline.data}")
+        print_line(console, f"data     {outline.data}")
     console.print()
-    table = _table(outline)
-    # rather lines that are too long for a terminal than names in pieces
-    widest = console.measure(table, options=console.options.update(width=_NO_LIMIT)).maximum
-    console.width = max(console.width, widest)
-    console.print(table)
+    print_whole(console, _table(outline))
     for title, said in _totals(outline):
-        _line(console, f"{title:<9}{said}")
-    _line(console, "nothing was written: --dry-run")
+        print_line(console, f"{title:<9}{said}")
+    print_line(console, "nothing was written: --dry-run")
 
 
 def _totals(outline: Outline) -> Iterator[tuple[str, str]]:
@@ -113,7 +109,3 @@ def _table(outline: Outline) -> Table:
         )
         table.add_row(*(Text(cell) for cell in cells))
     return table
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(Text(text), soft_wrap=True)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptq.report.console import print_line, print_whole
 from ptq.report.model import Report
 from ptq.report.trials import render_trials
 
@@ -19,33 +20,33 @@ def render(report: Report, console: Console, *, layers: bool = False) -> None:
     """Print a report."""
     source = report.source
     size = f"{source.sites} layers, {_count(source.weights)} weights"
-    _line(console, f"model    {source.path or 'in memory'}: {source.kind}, {size}")
+    print_line(console, f"model    {source.path or 'in memory'}: {source.kind}, {size}")
     if report.data is not None:
-        _line(console, f"data     {report.data}")
-    _line(console, "stages   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items()))
+        print_line(console, f"data     {report.data}")
+    print_line(console, "stages   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items()))
     console.print()
     if report.trials is not None:
         render_trials(report.trials, console)
     if layers:
-        console.print(_layer_table(report))
+        print_whole(console, _layer_table(report))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("", "FP32", f"{report.options.get('method', '')} {report.options.get('weights', '')}"):
+    for title in ("", "FP32", report.title):
         table.add_column(Text(title), overflow="fold")
     for row in (*_accuracy(report), *_file(report), *_layers(report)):
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
     for note in report.notes:
-        _line(console, f"note     {note}")
+        print_line(console, f"note     {note}")
     for warning in report.warnings:
-        _line(console, f"WARNING  {warning}", "yellow")
+        print_line(console, f"WARNING  {warning}", "yellow")
     where = report.output or "not written"
     if report.passed:
-        _line(console, f"PASS     {where}", "green")
+        print_line(console, f"PASS     {where}", "green")
         return
     untimed = [] if report.untimed is None else [f"not timed: {report.untimed}"]
     count = len(report.warnings)
     warned = [f"with {count} warning{'s' * (count > 1)}"] if count else []
-    _line(console, "written  " + ", ".join([where, *untimed, *warned]))
+    print_line(console, "written  " + ", ".join([where, *untimed, *warned]))
 
 
 def _accuracy(report: Report) -> Iterator[Row]:
@@ -100,25 +101,24 @@ def _layers(report: Report) -> Iterator[Row]:
 
 def _layer_table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("layer", "format", "points", "bits", "bytes", "weight dB", "output dB", "kernel"):
-        table.add_column(title, justify="left" if title in ("layer", "format", "points", "kernel") else "right")
+    right = ("bits", "bytes", "weight dB", "output dB")
+    for title in ("layer", "method", "format", "points", *right, "kernel", "why"):
+        table.add_column(title, justify="right" if title in right else "left", no_wrap=True)
     for layer in report.layers:
         cells = (
             layer.site,
+            layer.method or "",
             layer.format,
             "/".join(map(str, layer.points)),
             f"{layer.bits_per_weight:.2f}",
             f"{layer.bytes:,}",
             _decibel(layer.weight_sqnr_db),
             _decibel(layer.output_sqnr_db),
-            layer.kernel or layer.note or "",
+            layer.kernel or "",
+            layer.note or layer.rule or "",
         )
         table.add_row(*(Text(cell) for cell in cells))
     return table
-
-
-def _line(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style), soft_wrap=True)
 
 
 def _decibel(value: float | None) -> str:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ptq.report.console import print_line, print_whole
+
 SCHEMA = 1
-_NO_LIMIT = 1000
 _NUMBERS = ("bits", "bytes", "drop", "SQNR", "latency", "seconds")
 
 
@@ -64,15 +65,12 @@ def render_trials(trials: Trials, console: Console) -> None:
         table.add_column(title, justify="right" if title in _NUMBERS else "left", no_wrap=True)
     for trial in trials.tried:
         table.add_row(*(Text(cell) for cell in _cells(trial, trials)))
-    _line(console, f"auto     {_how(trials)}")
-    # rather lines that are too long for a terminal than names in pieces
-    widest = console.measure(table, options=console.options.update(width=_NO_LIMIT)).maximum
-    console.width = max(console.width, widest)
-    console.print(table)
+    print_line(console, f"auto     {_how(trials)}")
+    print_whole(console, table)
     for trial in trials.tried:
         if trial.bytes is None:
-            _line(console, f"refused  {trial.recipe}: {trial.note}")
-    _line(console, _outcome(trials))
+            print_line(console, f"refused  {trial.recipe}: {trial.note}")
+    print_line(console, _outcome(trials))
 
 
 def _how(trials: Trials) -> str:
@@ -88,7 +86,8 @@ def _outcome(trials: Trials) -> str:
     if trials.measure is None:
         return "nothing was written: --dry-run"
     best = "among the smallest" if trials.max_drop is not None else "the most accurate"
-    return f"taken    {f'{trials.taken}, {best}' if trials.taken else 'none; none is there'} with {trials.bounds}"
+    taken = f"{trials.taken}, {best} with" if trials.taken else "none: no recipe has"
+    return f"taken    {taken} {trials.bounds}"
 
 
 def _cells(trial: Trial, trials: Trials) -> Iterator[str]:
@@ -103,7 +102,3 @@ def _cells(trial: Trial, trials: Trials) -> Iterator[str]:
         yield "refused"
     else:
         yield trial.note or ("taken" if trial.recipe == trials.taken else "met" if trial.met else "")
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(Text(text), soft_wrap=True)

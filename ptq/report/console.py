@@ -1,0 +1,25 @@
+"""Lines and tables on the terminal."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_NO_LIMIT: Final = 1000
+
+
+def print_line(console: Console, text: str, style: str = "") -> None:
+    """Print a line as it is, which a terminal may wrap and a file keeps whole."""
+    console.print(Text(text, style), soft_wrap=True)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table with rather lines that are too long for a terminal than names in pieces."""
+    width = console.width
+    widest = console.measure(table, options=console.options.update(width=_NO_LIMIT)).maximum
+    console.width = max(width, widest)
+    console.print(table)
+    console.width = width
