@@ -156,3 +156,10 @@ def test_only_integers_have_points(name: str) -> None:
 def test_greedy_points_have_a_scale_a_channel(name: str) -> None:
     with pytest.raises(OptionError, match=r"greedy points are signed .*; use --search radix"):
         Multipoint.of(Request(INTEGERS[name], options={"search": "greedy"}))
+
+
+@pytest.mark.parametrize(("bits", "first"), [(3.5, "int3"), (4.1, "int3"), (4.25, None), (2.9, None)])
+def test_rows_are_narrower_where_that_is_what_bits_ask_for(bits: float, first: str | None) -> None:
+    made = Multipoint.of(Request(INTEGERS["int4-channel"], options={"bits": bits}))
+    assert (made.first.name if made.first else None) == first
+    assert Multipoint.of(Request(INTEGERS["int8-channel"], options={"bits": bits})).first is None
