@@ -96,7 +96,7 @@ class Multipoint:
             bits, last = options.get("bits"), _narrower(_digits(base))[0]
             tight = options.get("tolerance") is not None
             if bits is not None:  # a layer that a rule gives far wider weights than all have on average keeps them
-                tight = narrower[-1].bits <= bits < scheme.bits + _NARROWING
+                tight = narrower[-1].bits - 1 <= bits < scheme.bits + _NARROWING
             first = narrower[-1] if tight and narrower[-1].bits >= _LEAST_BITS else None
         made = cls(scheme, search, rounding, request.portable, first, wider, last)
         most = made.most_points
