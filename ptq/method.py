@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 from torch import Tensor
 
 from ptq.errors import OptionError
-from ptq.formats import INT8_MAX, PORTABLE_MAX
+from ptq.formats import most_steps
 from ptq.ladder import Ladder
 from ptq.scheme import Scheme
 from ptq.solve import ROUNDINGS, Curvature, Refine, one_term
@@ -104,7 +104,7 @@ class OneTerm:
         least_scale: Tensor | None = None,
     ) -> Ladder:
         """Quantize a weight `(groups, rows, in)`."""
-        most = PORTABLE_MAX if self.portable else INT8_MAX
+        most = most_steps(portable=self.portable)
         rounding = ROUNDINGS[self.ROUNDING]
         refine = type(self).REFINE
         return one_term(weight, self.scheme, curvature, rounding, most=most, least_scale=least_scale, refine=refine)

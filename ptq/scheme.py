@@ -10,7 +10,7 @@ from typing import Final
 from ptq import formats, registry
 from ptq.errors import OptionError
 from ptq.fitted import FITTED
-from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
+from ptq.formats import INT8_MAX, Format, most_steps
 from ptq.formats.integer import Integers, IntFormat
 from ptq.formats.minifloat import FLOAT16
 
@@ -153,7 +153,7 @@ def parse(weights: str, group: str | None = None, *, integer: bool = False, port
         return Scheme(fmt)
     if group == TENSOR:
         return Scheme(fmt, per_tensor=True)
-    return _grouped(Scheme(fmt), int(group), integer=integer, most=PORTABLE_MAX if portable else INT8_MAX)
+    return _grouped(Scheme(fmt), int(group), integer=integer, most=most_steps(portable=portable))
 
 
 def _grouped(scheme: Scheme, group: int, *, integer: bool, most: int) -> Scheme:

@@ -19,6 +19,11 @@ PORTABLE_MAX: Final = 63
 """Largest int8 weight whose products with uint8 inputs never saturate the paired int16 sums of CPUs without VNNI."""
 
 
+def most_steps(*, portable: bool) -> int:
+    """The largest weight that int8 kernels compute with, or those of every CPU exactly."""
+    return PORTABLE_MAX if portable else INT8_MAX
+
+
 @dataclass(frozen=True)
 class Format:
     """A set of numbers that `bits` bits hold."""

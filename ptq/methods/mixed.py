@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ptq import registry, scheme
 from ptq.errors import OptionError, suggest
-from ptq.formats import INT8_MAX, PORTABLE_MAX
+from ptq.formats import most_steps
 from ptq.ladder import Ladder
 from ptq.method import Request
 from ptq.scheme import ROW, TENSOR, Scheme
@@ -95,7 +95,7 @@ class Mixed:
         All rows have the same.
         """
         choices = self.choices if points is None else (self.scheme,)
-        most = PORTABLE_MAX if self.portable else INT8_MAX
+        most = most_steps(portable=self.portable)
         made = [
             one_term(weight, choice, curvature, ROUNDINGS[self.rounding], most=most, least_scale=least_scale)
             for choice in choices

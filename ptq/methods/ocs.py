@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ptq.errors import OptionError
-from ptq.formats import INT8_MAX, PORTABLE_MAX
+from ptq.formats import most_steps
 from ptq.formats.integer import IntFormat
 from ptq.ladder import Ladder
 from ptq.method import Request
@@ -83,7 +83,7 @@ class Ocs:
 
     @property
     def _most(self) -> int:
-        return PORTABLE_MAX if self.portable else INT8_MAX
+        return most_steps(portable=self.portable)
 
     def ladder(
         self, weight: Tensor, curvature: Curvature, *, points: int | None = None, least_scale: Tensor | None = None

@@ -146,7 +146,7 @@ def is_on_grid(model: Model, plan: Plan, site: Site) -> bool:
 
 
 def _most(plan: Plan) -> int:
-    return formats.PORTABLE_MAX if plan.recipe.portable else formats.INT8_MAX
+    return formats.most_steps(portable=plan.recipe.portable)
 
 
 def _ladder(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ptq import formats, registry
 from ptq.errors import OptionError, suggest
-from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
+from ptq.formats import Format, most_steps
 from ptq.formats.integer import IntFormat
 from ptq.formats.lloyd import LloydFormat
 from ptq.ladder import Ladder
@@ -218,7 +218,7 @@ class Multipoint:
 
     @property
     def _most(self) -> int:
-        return PORTABLE_MAX if self.portable else INT8_MAX
+        return most_steps(portable=self.portable)
 
     def _greedy(self, weight: Tensor, points: int) -> tuple[tuple[Term, ...], ...]:
         found = greedy_rows(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ptq.errors import OptionError
-from ptq.formats import INT8_MAX, PORTABLE_MAX, Format
+from ptq.formats import Format, most_steps
 from ptq.formats.integer import Integers
 from ptq.formats.lloyd import LloydFormat
 
@@ -43,7 +43,7 @@ class Radix:
         (first, *others) = formats
         if isinstance(first, LloydFormat) and not others:
             return cls((int(first.reach),), (1,), int(first.reach), book=first)
-        most = PORTABLE_MAX if portable else INT8_MAX
+        most = most_steps(portable=portable)
         signed = formats[0].min < 0
         digits = [int(min(fmt.max, most) if signed else fmt.max) for fmt in formats]
         worths = [1]
