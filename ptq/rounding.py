@@ -23,6 +23,7 @@ from torch import Tensor
 from ptq import formats
 from ptq.errors import OptionError
 from ptq.formats import Format
+from ptq.vectors import VectorFormat
 
 TORCH_TYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
     {
@@ -36,6 +37,10 @@ TORCH_TYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
 
 Their casts round to nearest even, but have infinities or NaN above the largest number.
 """
+
+
+_MOST_DISTANCES = 1 << 17
+"""So many at a time stay in a processor's cache."""
 
 
 class Rounding(Enum):
@@ -74,11 +79,48 @@ def round_to(
 
 def nearest(fmt: Format, *, away: bool = False) -> Callable[[Tensor], Tensor]:
     """`round_to` the nearest number, for loops that round many small tensors to one format; `away` is where ties go."""
+    if isinstance(fmt, VectorFormat):
+        return _by_vectors(fmt)
     if is_integer_grid(fmt) and not away:
         low, high = fmt.min, fmt.max
         return lambda x: x.round().clamp_(low, high).add_(0.0)  # -0 + 0 is 0
     known = fmt is formats.FORMATS.get(fmt.name) and fmt.name in TORCH_TYPES
     return _by_casts(fmt, TORCH_TYPES[fmt.name]) if known and not away else _by_table(fmt, away=away)
+
+
+def nearest_vectors(fmt: VectorFormat) -> Callable[[Tensor, Tensor], Tensor]:
+    """Rounding of vectors `(groups, rows, k)` to those of a format with the least `|(x - q) R|`, `R (groups, k, k)`.
+
+    Where `k` is less than the span of the format, what its vectors have behind is left out.
+    """
+    book = _book(fmt)
+
+    def from_book(x: Tensor, root: Tensor) -> Tensor:
+        known = book[:, : x.shape[-1]].to(x.dtype)
+        seen = known @ (root / root.abs().amax((-2, -1), keepdim=True))
+        half, pulled = seen.square().sum(-1)[:, None] / 2, (root / root.abs().amax((-2, -1), keepdim=True)) @ seen.mT
+        several = max(1, _MOST_DISTANCES // (len(known) * len(x)))
+        parts = (torch.baddbmm(half, part, pulled, alpha=-1).argmin(-1) for part in x.split(several, 1))
+        return known[torch.cat(list(parts), 1)]
+
+    return from_book
+
+
+def _by_vectors(fmt: VectorFormat) -> Callable[[Tensor], Tensor]:
+    vectors = nearest_vectors(fmt)
+
+    def from_vectors(x: Tensor) -> Tensor:
+        """Numbers along the last axis go together; what is no whole vector at its end, by itself."""
+        rounded, whole = torch.empty_like(x), x.shape[-1] - x.shape[-1] % fmt.span
+        for part, put, size in (
+            (x[..., :whole], rounded[..., :whole], fmt.span),
+            (x[..., whole:], rounded[..., whole:], x.shape[-1] - whole),
+        ):
+            if part.numel():
+                put.copy_(vectors(part.reshape(1, -1, size), torch.eye(size, dtype=x.dtype)[None]).reshape(part.shape))
+        return rounded
+
+    return from_vectors
 
 
 def _by_casts(fmt: Format, stored: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -129,6 +171,11 @@ def _finished(fmt: Format, x: Tensor, rounded: Tensor) -> Tensor:
 @cache
 def _table(fmt: Format) -> Tensor:
     return torch.tensor(fmt.values, dtype=torch.float64)
+
+
+@cache
+def _book(fmt: VectorFormat) -> Tensor:
+    return torch.tensor(fmt.book, dtype=torch.float64)
 
 
 @cache

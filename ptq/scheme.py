@@ -13,6 +13,7 @@ from ptq.fitted import FITTED
 from ptq.formats import INT8_MAX, Format, most_steps
 from ptq.formats.integer import Integers, IntFormat
 from ptq.formats.minifloat import FLOAT16
+from ptq.vectors import VECTORS
 
 GROUPS: Final = (16, 32, 64, 128, 256)
 """Sizes of groups that ONNX Runtime has a kernel for."""
@@ -84,7 +85,7 @@ class Scheme:
         scales = _FLOAT_BITS if alone else rows * _ROW_BITS + _FLOAT_BITS
         table = _FLOAT_BITS << self.format.bits if self.format.own else 0
         more = (points - 1) * (columns + (0 if self.symmetric else groups)) * self.format.bits
-        return rows * (columns * self.format.bits + groups * each + more) + scales + (table if points == 1 else 0)
+        return rows * (self.format.row_bits(columns) + groups * each + more) + scales + (table if points == 1 else 0)
 
     def short(self, columns: int) -> str:
         """The format and how many of so many columns share a scale, such as "int4/32"."""
@@ -121,7 +122,7 @@ The numbers of `mxint8` are whole, where the standard's are 64ths and its scales
 
 def known() -> list[str]:
     """The names that `parse` takes."""
-    return [*formats.FORMATS, *FITTED, *SCHEMES]
+    return [*formats.FORMATS, *VECTORS, *FITTED, *SCHEMES]
 
 
 def has_own_groups(weights: str) -> bool:
@@ -144,7 +145,7 @@ def parse(weights: str, group: str | None = None, *, integer: bool = False, port
         if group not in (None, TENSOR):
             raise OptionError(f"{weights} has one scale a tensor by itself; leave out --group")
         return Scheme(FITTED[weights], per_tensor=True, clips=False)
-    fmt = registry.get("format", weights, {**formats.FORMATS, **FITTED, **dict.fromkeys(SCHEMES)})
+    fmt = registry.get("format", weights, {**formats.FORMATS, **VECTORS, **FITTED, **dict.fromkeys(SCHEMES)})
     if fmt is None:
         raise AssertionError
     if not fmt.min <= 0 <= fmt.max:

@@ -85,7 +85,7 @@ class Term:
         """Values and zero points at the width of their format; and its table, where no other tensor has it."""
         zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.format.bits
         table = _TABLE_BITS << self.format.bits if self.format.own else 0
-        return self.values.numel() * self.format.bits + zeros + table
+        return len(self.values) * self.format.row_bits(self.values.shape[1]) + zeros + table
 
     def describe(self) -> str:
         """The format and what shares a scale, such as "int4/32"; "int4 of some columns" where it does not cover all."""

@@ -42,6 +42,15 @@ class Format:
         raise NotImplementedError
 
     @property
+    def span(self) -> int:
+        """How many numbers along a row have a code in common."""
+        return 1
+
+    def row_bits(self, columns: int) -> int:
+        """What a row of so many numbers takes, with what its last code has to spare."""
+        return -(-columns // self.span) * self.span * self.bits
+
+    @property
     def onnx(self) -> str | None:
         """The name of ONNX's TensorProto type with these codes; None when it has none."""
         return None

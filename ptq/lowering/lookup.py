@@ -78,20 +78,21 @@ def _taken(builder: Builder, node: ir.Node, table: ir.Value, name: str) -> ir.Va
 
 def _numbers(builder: Builder, node: ir.Node, values: np.ndarray, fmt: Format, name: str) -> ir.Value:
     """Rows of numbers `(rows, n)` of a format as float32, taken as codes, several in a byte."""
-    if fmt.bits > _BYTE:
+    bits = fmt.bits * fmt.span
+    if bits > _BYTE:
         stored = _taken(builder, node, builder.constant(name, values, fmt.onnx), f"{name}.taken")
         return builder.cast(stored, ir.DataType.FLOAT, f"{name}.numbers")
     shape = node.outputs[0].shape
-    width = next(bits for bits in (1, 2, 4, _BYTE) if bits >= fmt.bits) if shape is not None else _BYTE
+    width = next(held for held in (1, 2, 4, _BYTE) if held >= bits) if shape is not None else _BYTE
     packed = builder.constant(name, packed_bytes(codes_of(values, fmt), width))
     places = builder.cast(_taken(builder, node, packed, f"{name}.taken"), ir.DataType.INT32, f"{name}.bytes")
     table = stored_table(builder, byte_table(fmt, width), fmt, f"bytes.{fmt.name}.{width}", name)
     found = builder.call("Gather", table, places, name=f"{name}.numbers")
-    if width == _BYTE or shape is None:
+    if (width == _BYTE and fmt.span == 1) or shape is None:
         return found
     joined = builder.shared(f"joined.{len(shape)}", np.array([0] * (len(shape) - 1) + [-1]))
     found = builder.call("Reshape", found, joined, name=f"{name}.joined")
-    if values.shape[1] % (_BYTE // width) == 0:
+    if values.shape[1] % (_BYTE // width * fmt.span) == 0:
         return found
     ends = (builder.constant(f"ends.{name}.{k}", np.array([end])) for k, end in enumerate((0, values.shape[1], -1)))
     return builder.call("Slice", found, *ends, name=f"{name}.exact")

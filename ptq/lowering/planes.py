@@ -6,6 +6,7 @@ split into fields of four, two and one bits; other numbers are codes, looked up 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ptq.formats import Format
 from ptq.formats.integer import IntFormat
 from ptq.lowering.builder import STORED, Builder
+from ptq.vectors import VectorFormat
 
 _WIDE = {"INT8", "UINT8"}
 """Types that numpy has."""
@@ -30,12 +32,14 @@ def numbers(builder: Builder, values: np.ndarray, fmt: Format, name: str, *, int
     if fmt.onnx in STORED and not integer:
         return builder.cast(builder.constant(name, values, fmt.onnx), dtype, f"{name}.numbers")
     codes = codes_of(values, fmt)
-    half = 1 << (fmt.bits - 1)
-    places = _signed(builder, np.where(codes < half, codes, codes - 2 * half), fmt.bits, name)
-    table = stored_table(builder, _table(fmt, integer=integer), fmt, f"table.{fmt.name}.{dtype.name.lower()}", name)
-    return builder.call(
+    bits = fmt.bits * fmt.span
+    half = 1 << (bits - 1)
+    places = _signed(builder, np.where(codes < half, codes, codes - 2 * half), bits, name)
+    table = stored_table(builder, table_of(fmt, integer=integer), fmt, f"table.{fmt.name}.{dtype.name.lower()}", name)
+    found = builder.call(
         "Gather", table, builder.cast(places, ir.DataType.INT32, f"{name}.places"), name=f"{name}.numbers"
     )
+    return found if fmt.span == 1 else _joined(builder, found, values.shape, fmt.span, name)
 
 
 def native(builder: Builder, values: np.ndarray, fmt: Format, name: str) -> ir.Value | None:
@@ -46,11 +50,40 @@ def native(builder: Builder, values: np.ndarray, fmt: Format, name: str) -> ir.V
 
 
 def codes_of(values: np.ndarray, fmt: Format) -> NDArray[np.int64]:
-    """What is stored for numbers of a format, from 0 up."""
+    """What is stored for numbers of a format, from 0 up; of vectors `(rows, vectors)`."""
+    if isinstance(fmt, VectorFormat):
+        return _vector_codes(values.reshape(len(values), -1), fmt)
     # numbers that only float64 holds have become the nearest of float32
     order = np.searchsorted(np.array(fmt.values, np.float32), values.astype(np.float32))
     codes: NDArray[np.int64] = np.array(fmt.codes)[order] % (1 << fmt.bits)
     return codes
+
+
+def _vector_codes(values: np.ndarray, fmt: VectorFormat) -> NDArray[np.int64]:
+    """Of numbers `(rows, in)`; what is no whole vector at the end of a row is the beginning of the first like it."""
+    whole = values.shape[1] - values.shape[1] % fmt.span
+    parts = []
+    for part, size in ((values[:, :whole], fmt.span), (values[:, whole:], values.shape[1] - whole)):
+        if part.size:
+            known, first = np.unique(_keys(np.array(fmt.book)[:, :size]), return_index=True)
+            parts.append(first[np.searchsorted(known, _keys(part.astype(np.int64).reshape(len(part), -1, size)))])
+    return np.concatenate(parts, axis=1)
+
+
+def _keys(vectors: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Vectors `(…, span)` of int8 as a number each."""
+    keys: NDArray[np.int64] = (vectors + 128) @ (256 ** np.arange(vectors.shape[-1]))
+    return keys
+
+
+def _joined(builder: Builder, vectors: ir.Value, shape: tuple[int, ...], span: int, name: str) -> ir.Value:
+    """Vectors `(rows, vectors, span)` as rows in a shape, without what the last of a row has to spare."""
+    columns = math.prod(shape[1:])
+    if columns % span:
+        flat = builder.call("Reshape", vectors, builder.shared("flat.rows", np.array([0, -1])), name=f"{name}.joined")
+        ends = (builder.shared(f"count.{end}", np.array([end])) for end in (columns, 1))
+        vectors = builder.call("Slice", flat, builder.shared("begin", np.array([0])), *ends, name=f"{name}.exact")
+    return builder.call("Reshape", vectors, stored_shape(builder, shape), name=f"{name}.whole")
 
 
 def stored_table(builder: Builder, table: np.ndarray, fmt: Format, shared: str, name: str) -> ir.Value:
@@ -58,8 +91,10 @@ def stored_table(builder: Builder, table: np.ndarray, fmt: Format, shared: str, 
     return builder.constant(f"{name}.table", table) if fmt.own else builder.shared(shared, table)
 
 
-def _table(fmt: Format, *, integer: bool) -> NDArray[Any]:
+def table_of(fmt: Format, *, integer: bool) -> NDArray[Any]:
     """What each code stands for; 0 where it is no number. Negative places count from the end, as Gather does."""
+    if isinstance(fmt, VectorFormat):
+        return np.array(fmt.book, np.int8 if integer else np.float32)
     table = np.zeros(1 << fmt.bits)
     table[np.array(fmt.codes)] = np.array(fmt.values) / (fmt.step if integer else 1.0)
     return table.astype(np.int8 if integer else np.float32)
@@ -150,6 +185,6 @@ def _held(bits: int) -> NDArray[np.int64]:
 def byte_table(fmt: Format, bits: int) -> NDArray[np.float32]:
     """What every byte holds as codes of so many bits: float32 numbers of the format, `(256, codes)` or `(256,)`."""
     table = np.zeros(1 << bits, np.float32)
-    table[: 1 << fmt.bits] = _table(fmt, integer=False)
+    table[: 1 << fmt.bits] = table_of(fmt, integer=False)
     held: NDArray[np.float32] = table[_held(bits)] if bits < 8 else table
     return held

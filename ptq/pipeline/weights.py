@@ -131,7 +131,8 @@ def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False
         return _Solved(site, ladder, matrix, measured=False, mean=mean)
     moment = moments[site.name]
     own_bias = model.has_own_bias(site)
-    curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count)
+    span = method.scheme.format.span
+    curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count, span)
     ladder = _ladder(given, method, weight, curvature, points, least)
     return _Solved(site, ladder, matrix, measured=True, mean=moment.mean if own_bias else None)
 

@@ -47,7 +47,7 @@ class Curvature:
         return torch.eye(columns).expand(groups, -1, -1)
 
     @classmethod
-    def of(cls, moment: Tensor, count: int) -> Curvature:
+    def of(cls, moment: Tensor, count: int, span: int = 1) -> Curvature:
         """Prepare a moment `(groups, in, in)` of `count` vectors; inputs that were never active are rounded to nearest.
 
         A part of the mean diagonal is added to the diagonal, of the error measure as well as of the feedback: shrinkage
@@ -56,13 +56,13 @@ class Curvature:
         held-out photographs it beat 0.3 for all layers.
 
         The factor is the upper Cholesky factor of the inverse of the damped moment; columns go from the largest
-        to the smallest diagonal ("act-order").
+        to the smallest diagonal ("act-order"), `span` neighbours at a time, and what is no whole span last.
 
         A moment that float32 could not hold is taken in units of another power of two: only ratios of errors matter.
         """
         moment = _in_reach(moment.double())
         diagonal = moment.diagonal(dim1=-2, dim2=-1)
-        order = diagonal.argsort(dim=-1, descending=True, stable=True)
+        order = _order(diagonal, span)
         moment = _permuted(moment, order)
         diagonal = moment.diagonal(dim1=-2, dim2=-1)  # a view
         mean = diagonal.mean(dim=-1, keepdim=True)
@@ -89,6 +89,16 @@ class Curvature:
         """`r H r^T` for residuals `(groups, rows, in)` given in rounding order; `(groups, rows)`."""
         weighted = residual if self.known is None else residual @ self.moment
         return (weighted * residual).sum(-1).clamp_min(0)
+
+
+def _order(diagonal: Tensor, span: int) -> Tensor:
+    """The largest spans of `(groups, in)` first, int64."""
+    columns = diagonal.shape[-1]
+    whole = columns - columns % span
+    first = diagonal[:, :whole].unflatten(-1, (-1, span)).sum(-1).argsort(dim=-1, descending=True, stable=True)
+    spans = first[..., None] * span + torch.arange(span)
+    rest = torch.arange(whole, columns).expand(len(diagonal), -1)
+    return torch.cat([spans.flatten(1), rest], 1)
 
 
 def _in_reach(moment: Tensor) -> Tensor:

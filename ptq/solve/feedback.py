@@ -1,62 +1,78 @@
 """Rounding with error feedback: GPTQ on a grid per row or group (arXiv:2210.17323, section 3).
 
 Every row `w` of a weight matrix is rounded to numbers `q` of a format so that the output error
-`(w - scale q) H (w - scale q)^T` is small, `H` being the second moment of the inputs.
+`(w - scale q) H (w - scale q)^T` is small, `H` being the second moment of the inputs. Columns go one at a time, or as
+many together as a code of the format stands for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from ptq.formats import Format
-from ptq.rounding import nearest
+from ptq.rounding import nearest, nearest_vectors
 from ptq.solve.curvature import Curvature
+from ptq.vectors import VectorFormat
 
 _BLOCK = 64
 
+ToGrid = Callable[[Tensor, slice, Tensor], Tensor]
+"""Numbers of a format, less the zero points, for some columns `x / scale` `(g, rows, k)`; they are those of least
+`|(x - q) R|` for the metric's root `R (g, k, k)`."""
 
-def centred(fmt: Format, zero: Tensor | None) -> Callable[[Tensor, int | None], Tensor]:
-    """Rounding of `x / scale` to numbers of a format less the zero points, of all columns or of column `i`."""
-    to_grid = nearest(fmt)
+
+def to_grid(fmt: Format, zero: Tensor | None) -> ToGrid:
+    """Rounding of columns; of single ones there is no metric but one."""
+    if isinstance(fmt, VectorFormat):
+        vectors = nearest_vectors(fmt)
+        return lambda x, _, root: vectors(x, root)
+    rounded = nearest(fmt)
     if zero is None:
-        return lambda x, i: to_grid(x)  # noqa: ARG005
-    return lambda x, i: to_grid(x + column(zero, i)) - column(zero, i)
+        return lambda x, *_: rounded(x)
+    return lambda x, at, _: rounded(x + columns(zero, at)) - columns(zero, at)
 
 
-def column(wide: Tensor, i: int | None) -> Tensor:
-    """Column `i` of `(g, rows, in)` or of `(g, rows, 1)`; all of it without `i`."""
-    if i is None:
-        return wide
-    return wide[:, :, i if wide.shape[-1] > 1 else 0]
+def columns(wide: Tensor, at: slice) -> Tensor:
+    """Some columns of `(g, rows, in)` or of `(g, rows, 1)`, which are all alike."""
+    return wide[:, :, at] if wide.shape[-1] > 1 else wide
+
+
+def spans(start: int, stop: int, span: int) -> Iterator[slice]:
+    """The columns from one to another that are rounded together."""
+    return (slice(i, min(i + span, stop)) for i in range(start, stop, span))
 
 
 def nearest_rows(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None = None) -> Tensor:
-    """Numbers of the format, less zero points, for rows `(g, rows, in)` by rounding to nearest."""
-    return centred(fmt, zero)(weight / scale, None)
+    """Numbers of the format, less zero points, for rows `(…, in)` by rounding to nearest."""
+    rounded = nearest(fmt)
+    return rounded(weight / scale) if zero is None else rounded(weight / scale + zero) - zero
 
 
 def round_rows(weight: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Tensor:
     """The same with error feedback, for rows in rounding order; scale and zero `(g, rows, in)` or `(g, rows, 1)`."""
-    to_grid = centred(fmt, zero)
+    put = to_grid(fmt, zero)
     work = weight.clone()
     rounded = torch.empty_like(weight)
-    columns = weight.shape[-1]
-    for start in range(0, columns, _BLOCK):
-        stop = min(start + _BLOCK, columns)
-        block = work[:, :, start:stop]
-        factor = curvature.factor[:, start:stop, start:stop]
-        feedback = torch.empty_like(block)
-        for i in range(stop - start):
-            step = column(scale, start + i)
-            q = to_grid(block[:, :, i] / step, start + i)
-            rounded[:, :, start + i] = q
-            error = (block[:, :, i] - q * step) / factor[:, i, i, None]
-            feedback[:, :, i] = error
-            if i + 1 < stop - start:
-                block[:, :, i + 1 :] -= error[:, :, None] * factor[:, None, i, i + 1 :]
-        if stop < columns:
+    for start in range(0, weight.shape[-1], _BLOCK):
+        stop = min(start + _BLOCK, weight.shape[-1])
+        feedback = torch.empty_like(work[:, :, start:stop])
+        for at in spans(start, stop, fmt.span):
+            step, root = columns(scale, at), _inverse(curvature.factor[:, at, at])
+            rounded[:, :, at] = put(work[:, :, at] / step, at, root)
+            error = (work[:, :, at] - rounded[:, :, at] * step) @ root
+            feedback[:, :, at.start - start : at.stop - start] = error
+            if at.stop < stop:
+                work[:, :, at.stop : stop] -= error @ curvature.factor[:, at, at.stop : stop]
+        if stop < weight.shape[-1]:
             work[:, :, stop:] -= feedback @ curvature.factor[:, start:stop, stop:]
     return rounded
+
+
+def _inverse(factor: Tensor) -> Tensor:
+    """Of upper triangles `(g, k, k)`."""
+    if factor.shape[-1] == 1:
+        return 1 / factor
+    return torch.linalg.solve_triangular(factor, torch.eye(factor.shape[-1]).expand_as(factor), upper=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptq.formats import Format
 from ptq.solve.curvature import Curvature
-from ptq.solve.feedback import centred, column
+from ptq.solve.feedback import columns, to_grid
 
 _BLOCK = 64
 
@@ -36,7 +36,7 @@ def path(
     rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """What `follow_rows` gives, and the arguments of its roundings in units of the weights, both `(g, rows, in)`."""
-    to_grid = centred(fmt, zero)
+    put = to_grid(fmt, zero)
     moment, power = curvature.moment, curvature.diagonal
     active = power > 0
     power = torch.where(active, power, torch.ones_like(power))
@@ -47,10 +47,11 @@ def path(
         here, within = behind[:, :, start:stop].clone(), moment[:, start:stop, start:stop]
         off = torch.empty_like(here)
         for i in range(start, stop):
-            k, step = i - start, column(scale, i)
-            arguments[:, :, i] = rows[:, :, i] + here[:, :, k] / power[:, i, None]
-            values[:, :, i] = to_grid(arguments[:, :, i] / step * active[:, i, None], i)
-            off[:, :, k] = rows[:, :, i] - values[:, :, i] * step
-            here += off[:, :, k, None] * within[:, None, k]
+            at, k = slice(i, i + 1), slice(i - start, i - start + 1)
+            step, own = columns(scale, at), power[:, at, None]
+            arguments[:, :, at] = rows[:, :, at] + here[:, :, k] / own
+            values[:, :, at] = put(arguments[:, :, at] / step * active[:, at, None], at, own)
+            off[:, :, k] = rows[:, :, at] - values[:, :, at] * step
+            here += off[:, :, k] * within[:, k]
         behind[:, :, stop:] += off @ moment[:, start:stop, stop:]
     return values, arguments

@@ -18,6 +18,7 @@ from ptq.solve.grouping import Grouping
 from ptq.solve.roundings import RowRounding
 from ptq.solve.settle import Improver
 from ptq.solve.solution import Solution
+from ptq.vectors import VectorFormat
 
 _MOST_ELEMENTS = 1 << 22
 _LEAST_FACTOR = 0.45
@@ -41,6 +42,9 @@ number that is not."""
 
 _LONG_TAILED = torch.linspace(1.4, 0.6, 9)
 """For numbers that are as far apart as those of weights are rare: the tails of a row may fit more or less."""
+
+_OF_VECTORS = 2.6 * 0.86 ** torch.arange(10)
+"""Books of vectors reach as far as few rows do: 6 standard deviations, when the largest weight of a row is 2 to 8 away."""
 
 _SPARE = 2.0
 """How far beyond the scales that are tried one may settle."""
@@ -126,6 +130,8 @@ def candidates(fmt: Format) -> Tensor:
     """
     if isinstance(fmt, LloydFormat):
         return _LONG_TAILED
+    if isinstance(fmt, VectorFormat):
+        return _OF_VECTORS
     limit = max(-fmt.min, fmt.max) / fmt.step
     if _is_even(fmt):
         return _FINEST if limit >= _FINEST_LIMIT else _FINE if limit >= _FINE_LIMIT else _COARSE

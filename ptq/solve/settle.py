@@ -16,7 +16,7 @@ from torch import Tensor
 from ptq.formats import Format
 from ptq.scales import ScaleGrid
 from ptq.solve.curvature import Curvature
-from ptq.solve.feedback import centred, column
+from ptq.solve.feedback import columns, spans, to_grid
 from ptq.solve.grouping import Grouping
 from ptq.solve.roundings import RowRounding
 from ptq.solve.solution import Solution
@@ -89,22 +89,31 @@ def _refitted(
 def _sweep(
     rows: Tensor, values: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None
 ) -> Tensor:
-    """Every weight once at its best value, the others being as they are; scale and zero point by column."""
-    to_grid = centred(fmt, zero)
+    """Every weight, or span of them, once at its best value, the others as they are; scale and zero point by column."""
+    put = to_grid(fmt, zero)
     values = values.clone()
     moment = curvature.moment
-    curve = moment.diagonal(dim1=-2, dim2=-1)[:, None, :] * scale
     slope = (rows - values * scale) @ moment
     for start in range(0, rows.shape[-1], _BLOCK):
         stop = min(start + _BLOCK, rows.shape[-1])
         here, within = slope[:, :, start:stop].clone(), moment[:, start:stop, start:stop]
         before = values[:, :, start:stop].clone()
-        for i in range(stop - start):
-            old = values[:, :, start + i]
-            new = to_grid(old + here[:, :, i] / curve[:, :, start + i], start + i)
-            here -= ((new - old) * column(scale, start + i))[:, :, None] * within[:, None, i, :]
-            values[:, :, start + i] = new
+        for at in spans(start, stop, fmt.span):
+            inside, old, step = slice(at.start - start, at.stop - start), values[:, :, at], columns(scale, at)
+            curve = moment[:, at, at]
+            new = put(old + _solved(here[:, :, inside], curve) / step, at, _root(curve))
+            here -= ((new - old) * step) @ within[:, inside]
+            values[:, :, at] = new
         moved = values[:, :, start:stop] - before
         moved *= scale[..., start:stop] if scale.shape[-1] > 1 else scale
         slope -= moved @ moment[:, start:stop, :]
     return values
+
+
+def _solved(slope: Tensor, curve: Tensor) -> Tensor:
+    """Where the slopes `(g, rows, k)` would be none, for a symmetric `(g, k, k)`."""
+    return slope / curve if curve.shape[-1] == 1 else torch.linalg.solve(curve, slope, left=False)
+
+
+def _root(curve: Tensor) -> Tensor:
+    return curve if curve.shape[-1] == 1 else torch.linalg.cholesky(curve)

@@ -25,8 +25,12 @@ from ptq.qtensor import Term
 from ptq.scales import ScaleGrid
 from ptq.scheme import Scheme
 from ptq.solve import ROUNDINGS, Curvature, grid_of, one_term, scale_grid
+from ptq.vectors import VECTORS, VectorFormat
 
 _GREEDY: Final = {"greedy": "exact", "greedy-grid": "grid"}
+_UNEVEN: Final = (LloydFormat, VectorFormat)
+"""Formats with numbers that are no digits."""
+
 SEARCHES: Final = ("radix", *_GREEDY)
 GREEDY_POINTS: Final = 4
 
@@ -80,7 +84,7 @@ class Multipoint:
         """
         scheme, options = request.scheme, request.options
         base = scheme.format
-        if not isinstance(base, (IntFormat, LloydFormat)):
+        if not isinstance(base, (IntFormat, *_UNEVEN)):
             raise OptionError(
                 f"multipoint sums points of integers, not of {scheme.describe()}; use --method gptq or rtn for it"
             )
@@ -90,7 +94,7 @@ class Multipoint:
             raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
         points = options.get("points")
         first = last = wider = None
-        if points is None and isinstance(base, LloydFormat):
+        if points is None and isinstance(base, _UNEVEN):
             wider = next((fmt for fmt in _alike(base) if fmt.bits > base.bits), None)
         if points is None and (narrower := _narrower(base)):
             bits, last = options.get("bits"), _narrower(_digits(base))[0]
@@ -234,9 +238,13 @@ class Multipoint:
 
 
 def _alike(base: Format) -> list[Format]:
-    """The formats of its kind, the narrowest first."""
-    alike = (fmt for fmt in formats.FORMATS.values() if type(fmt) is type(base) and (fmt.min < 0) == (base.min < 0))
-    return sorted(alike, key=lambda fmt: fmt.bits)
+    """The formats of its kind, the narrowest first: of vectors up to as long ones, the longest of each width."""
+    if isinstance(base, IntFormat):
+        alike = (fmt for fmt in formats.FORMATS.values() if isinstance(fmt, IntFormat) and fmt.signed == base.signed)
+        return sorted(alike, key=lambda fmt: fmt.bits)
+    uneven = (fmt for fmt in (*formats.FORMATS.values(), *VECTORS.values()) if isinstance(fmt, _UNEVEN))
+    longest = {fmt.bits: fmt for fmt in sorted(uneven, key=lambda fmt: fmt.span) if fmt.span <= base.span}
+    return [longest[bits] for bits in sorted(longest)]
 
 
 def _narrower(base: Format) -> list[Format]:
@@ -244,7 +252,7 @@ def _narrower(base: Format) -> list[Format]:
 
 
 def _digits(base: Format) -> Format:
-    return formats.get(f"int{base.bits}") if isinstance(base, LloydFormat) else base
+    return formats.get(f"int{base.bits}") if isinstance(base, _UNEVEN) else base
 
 
 def _points(term: Term, formats: tuple[Format, ...], radix: Radix) -> tuple[Term, ...]:

@@ -16,6 +16,7 @@ from ptq.errors import OptionError
 from ptq.formats import Format, most_steps
 from ptq.formats.integer import Integers
 from ptq.formats.lloyd import LloydFormat
+from ptq.vectors import VectorFormat
 
 _PORTABLE_RATIO = 8
 
@@ -32,7 +33,7 @@ class Radix:
     worths: tuple[int, ...]
     limit: int
     signed: bool = True
-    book: LloydFormat | None = None
+    book: LloydFormat | VectorFormat | None = None
 
     @classmethod
     def of(cls, formats: Sequence[Format], *, portable: bool = False) -> Radix:
@@ -41,7 +42,7 @@ class Radix:
         Of several unsigned digits, the sums end where integer kernels do, or there would be few such systems.
         """
         (first, *others) = formats
-        if isinstance(first, LloydFormat) and not others:
+        if isinstance(first, (LloydFormat, VectorFormat)) and not others:
             return cls((int(first.reach),), (1,), int(first.reach), book=first)
         most = most_steps(portable=portable)
         signed = formats[0].min < 0
