@@ -60,6 +60,21 @@ class Method(Protocol):
         """
 
 
+def check_singly(said: str, rounding: str, scheme: Scheme) -> None:
+    """Refuse vectors where a rounding, by name, goes by single numbers; `said` is what a user chose it by.
+
+    Raises:
+        OptionError: that is so.
+
+    """
+    if scheme.format.span > 1 and ROUNDINGS[rounding].singly:
+        takes = ", ".join(name for name, each in ROUNDINGS.items() if not each.singly)
+        raise OptionError(
+            f"{said} rounds single numbers, and {scheme.format.name} has {scheme.format.span} in a code; "
+            f"use --method rtn, gptq or multipoint, which round by {takes}"
+        )
+
+
 @dataclass(frozen=True)
 class OneTerm:
     """What methods have in common that give a weight one term, of any scheme; `ROUNDING` names how they round."""
@@ -77,12 +92,14 @@ class OneTerm:
         """Any scheme.
 
         Raises:
-            OptionError: the rounding needs data that is not there.
+            OptionError: the rounding needs data that is not there, or goes by single numbers where those of the
+                format come in vectors.
 
         """
+        name = cls.__name__.lower()
         if ROUNDINGS[cls.ROUNDING].needs and not request.has_data:
-            name = cls.__name__.lower()
             raise OptionError(f"--method {name} needs calibration data; give --data, or use --method rtn")
+        check_singly(f"--method {name}", cls.ROUNDING, request.scheme)
         return cls(request.scheme, request.portable)
 
     @property

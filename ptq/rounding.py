@@ -67,11 +67,13 @@ def round_to(
     none elsewhere.
 
     Raises:
-        OptionError: stochastic rounding without a generator.
+        OptionError: stochastic rounding without a generator, or to vectors.
 
     """
     if mode is not Rounding.STOCHASTIC:
         return nearest(fmt, away=mode is Rounding.NEAREST_AWAY)(x)
+    if fmt.span > 1:
+        raise OptionError(f"stochastic rounding is between two numbers, and {fmt.name} has vectors; round to nearest")
     if generator is None:
         raise OptionError("stochastic rounding has no generator; pass a seeded torch.Generator")
     return stochastic(fmt, x, torch.rand(x.shape, generator=generator, dtype=torch.float64, device=x.device))
@@ -93,32 +95,33 @@ def nearest_vectors(fmt: VectorFormat) -> Callable[[Tensor, Tensor], Tensor]:
 
     Where `k` is less than the span of the format, what its vectors have behind is left out.
     """
-    book = _book(fmt)
+    whole = _book(fmt)
 
     def from_book(x: Tensor, root: Tensor) -> Tensor:
-        known = book[:, : x.shape[-1]].to(x.dtype)
-        seen = known @ (root / root.abs().amax((-2, -1), keepdim=True))
-        half, pulled = seen.square().sum(-1)[:, None] / 2, (root / root.abs().amax((-2, -1), keepdim=True)) @ seen.mT
-        several = max(1, _MOST_DISTANCES // (len(known) * len(x)))
-        parts = (torch.baddbmm(half, part, pulled, alpha=-1).argmin(-1) for part in x.split(several, 1))
-        return known[torch.cat(list(parts), 1)]
+        book = whole[:, : x.shape[-1]].to(x)
+        root = root / root.abs().amax((-2, -1), keepdim=True)
+        seen = book @ root
+        half, pull = seen.square().sum(-1)[:, None] / 2, root @ seen.mT
+        parts = x.split(max(1, _MOST_DISTANCES // (len(book) * len(x))), 1)
+        nearest = [torch.baddbmm(half, part, pull, alpha=-1).argmin(-1) for part in parts]
+        return book[torch.cat(nearest, 1)]
 
     return from_book
 
 
 def _by_vectors(fmt: VectorFormat) -> Callable[[Tensor], Tensor]:
+    """Numbers along the last axis go together; what is no whole vector at its end, by itself."""
     vectors = nearest_vectors(fmt)
 
     def from_vectors(x: Tensor) -> Tensor:
-        """Numbers along the last axis go together; what is no whole vector at its end, by itself."""
-        rounded, whole = torch.empty_like(x), x.shape[-1] - x.shape[-1] % fmt.span
-        for part, put, size in (
-            (x[..., :whole], rounded[..., :whole], fmt.span),
-            (x[..., whole:], rounded[..., whole:], x.shape[-1] - whole),
-        ):
-            if part.numel():
-                put.copy_(vectors(part.reshape(1, -1, size), torch.eye(size, dtype=x.dtype)[None]).reshape(part.shape))
-        return rounded
+        rest = x.shape[-1] % fmt.span
+        parts = (part for part in x.split([x.shape[-1] - rest, rest], -1) if part.numel())
+        sizes = (fmt.span, rest) if x.shape[-1] > rest else (rest,)
+        rounded = [
+            vectors(part.reshape(1, -1, size), torch.eye(size).to(x)[None]).reshape(part.shape)
+            for part, size in zip(parts, sizes, strict=False)
+        ]
+        return torch.cat(rounded, -1) if rounded else x.clone()
 
     return from_vectors
 

@@ -1,9 +1,8 @@
 """Formats whose codes stand for several numbers along a row at once: vector quantization.
 
 Numbers that are chosen together lie where vectors of weights do, not on all crossings of a grid, and tile space with
-rounder cells: at 4 bits a number, pairs leave 1.5 dB less error of a Laplace distribution than single numbers. The books
-are those of Linde, Buzo and Gray (1980) for vectors of independent Laplace numbers, rounded to whole ones up to 63;
-`docs/vectors.py` makes them.
+rounder cells. In layers of EfficientNet-Lite0 pairs have 1.0 to 1.3 dB less output error than single numbers of as many
+bits, `lloyd4` or `lloyd3`. The books are made by `docs/vectors.py`.
 """
 
 from __future__ import annotations
@@ -60,6 +59,6 @@ def _read(bits: int, span: int) -> VectorFormat:
 
 
 VECTORS: Final[Mapping[str, VectorFormat]] = MappingProxyType(
-    {fmt.name: fmt for fmt in (_read(4, 2), _read(3, 2), _read(2, 4))}
+    {fmt.name: fmt for fmt in (_read(2, 4), _read(3, 2), _read(4, 2), _read(5, 2))}
 )
 """Every format of vectors by name."""

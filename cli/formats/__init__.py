@@ -21,7 +21,12 @@ def formats(context: click.Context, *, as_json: bool) -> None:
         return
     from cli.formats import entries
 
-    tables, others = entries.families(), {entries.FITTED_KIND: entries.fitted(), entries.BLOCK_KIND: entries.blocks()}
+    tables = entries.families()
+    others = {
+        entries.VECTOR_KIND: entries.vectors(),
+        entries.FITTED_KIND: entries.fitted(),
+        entries.BLOCK_KIND: entries.blocks(),
+    }
     if as_json:
         listed = {"formats": itertools.chain.from_iterable(tables.values()), **others}
         _echo_json({kind: [entry.facts for entry in of] for kind, of in listed.items()})

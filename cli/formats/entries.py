@@ -12,7 +12,9 @@ from ptq.fitted import FITTED, Fitted
 from ptq.formats import Format
 from ptq.scheme import SCHEMES, Scheme
 from ptq.support import Support, block_support, support
+from ptq.vectors import VECTORS, VectorFormat
 
+VECTOR_KIND: Final = "vectors"
 FITTED_KIND: Final = "fitted"
 BLOCK_KIND: Final = "block"
 
@@ -50,6 +52,11 @@ def families() -> dict[str, list[Entry]]:
     return {family: [_table_entry(fmt, family) for fmt in formats.FAMILIES[family]] for family in order}
 
 
+def vectors() -> list[Entry]:
+    """Every format whose codes stand for several numbers."""
+    return [_vector_entry(each) for each in VECTORS.values()]
+
+
 def fitted() -> list[Entry]:
     """Every format that is fitted to a tensor."""
     return [_fitted_entry(each) for each in FITTED.values()]
@@ -68,7 +75,7 @@ def find(name: str) -> Entry:
 
     """
     members = (_table_entry(fmt, FITTED_KIND) for each in FITTED.values() for fmt in each.members)
-    listed: Iterable[Entry] = (*members, *fitted(), *blocks(), *(each for of in families().values() for each in of))
+    listed: Iterable[Entry] = (*members, *vectors(), *fitted(), *blocks(), *(each for of in families().values() for each in of))
     return registry.get("format", name, {entry.name: entry for entry in listed})
 
 
@@ -151,6 +158,40 @@ def _block_entry(name: str, scheme: Scheme) -> Entry:
         more=_more(runs, fmt),
         coded=_coded(fmt),
         bits=fmt.bits,
+    )
+
+
+def _vector_entry(each: VectorFormat) -> Entry:
+    runs, numbers, count = support(each), _numbers(each), len(each.book)
+    return Entry(
+        cells={
+            "name": each.name,
+            "bits": f"{each.bits}",
+            "values": f"{count}x{each.span}",
+            "range": f"{_short(each.min)}..{_short(each.max)}",
+            "least": _short(numbers["smallest_positive"]),
+            "ONNX": "-",
+            "runs in": runs.short,
+        },
+        lines=(
+            ("format", f"{each.name}, {VECTOR_KIND}"),
+            ("bits", f"{each.bits} of a number, {each.bits * each.span} of a code"),
+            ("numbers", f"{count} vectors of {each.span} along a row, of least squared error for what weights look like"),
+            ("range", f"{each.min!r} .. {each.max!r}, all whole"),
+            ("ONNX", "no type"),
+            *runs.explained,
+        ),
+        facts={
+            "name": each.name,
+            "family": VECTOR_KIND,
+            "bits": each.bits,
+            "span": each.span,
+            **numbers,
+            "count": count,
+            "onnx": None,
+            **_facts(runs),
+        },
+        more={"explained": dict(runs.explained), "vectors": [list(vector) for vector in each.book]},
     )
 
 

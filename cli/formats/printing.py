@@ -28,6 +28,7 @@ float32  the float kernels compute with them; only the file is smaller
 Cast     the stored numbers are cast, once, when ONNX Runtime loads the file
 table    the same, of codes that are looked up in a table of the numbers
 blocks   weights of MatMul with a scale per block run in MatMulNBits
+vectors  a code stands for several numbers, as many as behind the x
 fitted   each tensor gets its own, of weights; `ptq formats show NAME` says how
 block    numbers in groups along a row with a scale each, counted in the bits;
          float32 besides: one more for the tensor; ONNX has no type for them

@@ -32,13 +32,9 @@ def numbers(builder: Builder, values: np.ndarray, fmt: Format, name: str, *, int
     if fmt.onnx in STORED and not integer:
         return builder.cast(builder.constant(name, values, fmt.onnx), dtype, f"{name}.numbers")
     codes = codes_of(values, fmt)
-    bits = fmt.bits * fmt.span
-    half = 1 << (bits - 1)
-    places = _signed(builder, np.where(codes < half, codes, codes - 2 * half), bits, name)
+    places = _places(builder, codes, fmt.bits * fmt.span, name)
     table = stored_table(builder, table_of(fmt, integer=integer), fmt, f"table.{fmt.name}.{dtype.name.lower()}", name)
-    found = builder.call(
-        "Gather", table, builder.cast(places, ir.DataType.INT32, f"{name}.places"), name=f"{name}.numbers"
-    )
+    found = builder.call("Gather", table, places, name=f"{name}.numbers")
     return found if fmt.span == 1 else _joined(builder, found, values.shape, fmt.span, name)
 
 
@@ -110,6 +106,21 @@ def _integers(builder: Builder, values: np.ndarray, fmt: IntFormat, name: str) -
             return _fields(builder, values, fmt.bits, 0, name)
         return builder.cast(stored, ir.DataType.INT8, f"{name}.int8")
     return _signed(builder, values, fmt.bits, name)
+
+
+def _places(builder: Builder, codes: NDArray[np.int64], bits: int, name: str) -> ir.Value:
+    """Codes of so many bits as int32, the upper half negative: they count from the end of a table."""
+    half = 1 << (bits - 1)
+    signed, low = np.where(codes < half, codes, codes - 2 * half), max(0, bits - 8)
+    high = builder.cast(
+        _signed(builder, signed >> low, bits - low, f"{name}.high" if low else name), ir.DataType.INT32, f"{name}.places"
+    )
+    if not low:
+        return high
+    fields = _fields(builder, codes & ((1 << low) - 1), low, 0, f"{name}.low")
+    shift = builder.shared(f"ratio.{1 << low}.int32", np.array(1 << low, np.int32))
+    shifted = builder.call("Mul", high, shift, name=f"{name}.shifted")
+    return builder.call("Add", shifted, builder.cast(fields, ir.DataType.INT32, f"{name}.fields"), name=f"{name}.codes")
 
 
 def _signed(builder: Builder, values: np.ndarray, bits: int, name: str) -> ir.Value:

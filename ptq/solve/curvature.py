@@ -77,6 +77,13 @@ class Curvature:
         """Independent inputs of equal power: what is assumed without data; errors are plain squares."""
         return cls(torch.arange(columns).expand(groups, -1))
 
+    def keeps(self, span: int) -> bool:
+        """Whether so many neighbours stay together in the order, so that they can be rounded as a vector."""
+        columns = self.order.shape[-1]
+        together = self.order[:, : columns - columns % span].unflatten(-1, (-1, span))
+        wanted = together[..., :1] // span * span + torch.arange(span)
+        return bool((together == wanted).all())
+
     def arranged(self, weight: Tensor) -> Tensor:
         """Rows `(groups, rows, in)` in rounding order."""
         return weight.gather(2, self.order[:, None, :].expand_as(weight))

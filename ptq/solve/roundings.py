@@ -35,6 +35,8 @@ class RowRounding:
     """
     scales: tuple[RowRounding, ...] = ()
     """What the scales are found by, where it is too slow to be done for each that is tried; the best of each row."""
+    singly: bool = False
+    """Whether it is a rule for single numbers, so that there is none for formats of vectors."""
 
 
 NEAREST: Final = RowRounding(lambda rows, scale, fmt, _, zero: nearest_rows(rows, scale, fmt, zero), needs=frozenset())
@@ -44,8 +46,8 @@ ROUNDINGS: Final[Mapping[str, RowRounding]] = MappingProxyType(
     {
         "nearest": NEAREST,
         "hessian": HESSIAN,
-        "gpfq": RowRounding(follow_rows, settles=True),
-        "adaround": RowRounding(learn_rows, settles=True, scales=(NEAREST, HESSIAN)),
+        "gpfq": RowRounding(follow_rows, settles=True, singly=True),
+        "adaround": RowRounding(learn_rows, settles=True, scales=(NEAREST, HESSIAN), singly=True),
     }
 )
 """All of them."""

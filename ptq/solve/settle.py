@@ -100,8 +100,8 @@ def _sweep(
         before = values[:, :, start:stop].clone()
         for at in spans(start, stop, fmt.span):
             inside, old, step = slice(at.start - start, at.stop - start), values[:, :, at], columns(scale, at)
-            curve = moment[:, at, at]
-            new = put(old + _solved(here[:, :, inside], curve) / step, at, _root(curve))
+            root = _root(moment[:, at, at])
+            new = put(old + _solved(here[:, :, inside], root) / step, at, root)
             here -= ((new - old) * step) @ within[:, inside]
             values[:, :, at] = new
         moved = values[:, :, start:stop] - before
@@ -110,10 +110,11 @@ def _sweep(
     return values
 
 
-def _solved(slope: Tensor, curve: Tensor) -> Tensor:
-    """Where the slopes `(g, rows, k)` would be none, for a symmetric `(g, k, k)`."""
-    return slope / curve if curve.shape[-1] == 1 else torch.linalg.solve(curve, slope, left=False)
-
-
 def _root(curve: Tensor) -> Tensor:
-    return curve if curve.shape[-1] == 1 else torch.linalg.cholesky(curve)
+    """The lower Cholesky factor of `(g, k, k)`."""
+    return curve.sqrt() if curve.shape[-1] == 1 else torch.linalg.cholesky(curve)
+
+
+def _solved(slope: Tensor, root: Tensor) -> Tensor:
+    """Where the slopes `(g, rows, k)` would be none, for the curve with that root."""
+    return slope / root.square() if root.shape[-1] == 1 else torch.cholesky_solve(slope.mT, root).mT

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ptq.errors import OptionError
 from ptq.fitted import Fitted
 from ptq.formats import INT8_MAX, Format
 from ptq.formats.codebook import PartFormat
@@ -42,6 +43,11 @@ def one_term(
     """
     if isinstance(scheme.format, Fitted):
         scheme = _fitted(weight, scheme, scheme.format, curvature, most)
+    if not curvature.keeps(scheme.format.span):
+        raise OptionError(
+            f"{scheme.format.name} has {scheme.format.span} numbers in a code, which the order of the curvature takes "
+            f"apart; give Curvature.of that span"
+        )
     least = None if least_scale is None else least_scale.reshape(*weight.shape[:2], 1)
     fmt = scheme.format if scheme.group else _clipped(scheme.format, most)
     if refine is None and scheme.symmetric and scheme.group is None and not scheme.per_tensor:

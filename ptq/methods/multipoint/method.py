@@ -18,7 +18,7 @@ from ptq.formats import Format, most_steps
 from ptq.formats.integer import IntFormat
 from ptq.formats.lloyd import LloydFormat
 from ptq.ladder import Ladder
-from ptq.method import Request
+from ptq.method import Request, check_singly
 from ptq.methods.multipoint.greedy import greedy_rows
 from ptq.methods.multipoint.radix import Radix
 from ptq.qtensor import Term
@@ -68,9 +68,11 @@ class Multipoint:
             raise OptionError(
                 f"greedy points are rounded to nearest, not by {self.rounding}; use --rounding nearest, or radix"
             )
-        if self.search in _GREEDY and (self.scheme != Scheme(self.base) or not self.scheme.symmetric):
+        whole = isinstance(self.base, IntFormat) and self.base.signed
+        if self.search in _GREEDY and (self.scheme != Scheme(self.base) or not whole):
             raise OptionError(
-                f"greedy points are signed and have a scale a channel, not {self.scheme.describe()}; use --search radix"
+                f"greedy points are signed integers with a scale a channel, not {self.scheme.describe()}; "
+                f"use --search radix"
             )
 
     @classmethod
@@ -92,10 +94,12 @@ class Multipoint:
         rounding = rounding or ("hessian" if request.has_data and search == "radix" else "nearest")
         if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
             raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
+        check_singly(f"--rounding {rounding}", rounding, scheme)
         points = options.get("points")
         first = last = wider = None
         if points is None and isinstance(base, _UNEVEN):
-            wider = next((fmt for fmt in _alike(base) if fmt.bits > base.bits), None)
+            most = most_steps(portable=request.portable)
+            wider = next((fmt for fmt in _alike(base) if fmt.bits > base.bits and fmt.reach <= most), None)
         if points is None and (narrower := _narrower(base)):
             bits, last = options.get("bits"), _narrower(_digits(base))[0]
             tight = options.get("tolerance") is not None
