@@ -76,6 +76,15 @@ _POINTS_OF_LLOYD: Final = {
     3: {"weights": "lloyd3", "points": 1},
     2: {"weights": "lloyd2", "points": 1},
 }
+_POINTS_OF_VECTORS: Final = {
+    6: {"weights": "lloyd4x2", "bits": 6.0},
+    4.25: {"weights": "lloyd4x2", "bits": 4.25},
+    4: {"weights": "lloyd4x2", "bits": 4.0},
+    3.25: {"weights": "lloyd3x2", "bits": 3.25},
+    3: {"weights": "lloyd3x2", "points": 1},
+    2: {"weights": "lloyd2x4", "points": 1},
+}
+_VECTORS: Final = {bits: {"weights": name} for bits, name in {4: "lloyd4x2", 3: "lloyd3x2", 2: "lloyd2x4"}.items()}
 _POINTS_ON_BLOCKS: Final = {
     4.25: {"weights": "int4", "group": "128", "bits": 4.25},
     3.25: {"weights": "int3", "group": "128", "bits": 3.25},
@@ -106,6 +115,7 @@ _CURVES: Final[Mapping[str, tuple[Mapping[str, Any], Mapping[float, Mapping[str,
         "multipoint": ({"method": "multipoint"}, _POINTS),
         "multipoint int2": ({"method": "multipoint"}, _POINTS_OF_INT2),
         "multipoint lloyd": ({"method": "multipoint"}, _POINTS_OF_LLOYD),
+        "multipoint vectors": ({"method": "multipoint"}, _POINTS_OF_VECTORS),
         "multipoint blocks": ({"method": "multipoint"}, _POINTS_ON_BLOCKS),
         "multipoint adaround": ({"method": "multipoint", "rounding": "adaround"}, _FEW_BITS),
         "multipoint gpfq": ({"method": "multipoint", "rounding": "gpfq"}, _FEW_BITS),
@@ -114,6 +124,7 @@ _CURVES: Final[Mapping[str, tuple[Mapping[str, Any], Mapping[float, Mapping[str,
         f"multipoint {_CLE}": ({"method": "multipoint", "steps": (_CLE,)}, _FEW_BITS),
         "rtn": ({"method": "rtn"}, _ONE_TERM),
         "gptq": ({"method": "gptq"}, _ONE_TERM),
+        "gptq vectors": ({"method": "gptq"}, _VECTORS),
         "gptq uint4": ({"method": "gptq"}, _ZERO_POINTS),
         "gpfq": ({"method": "gpfq"}, _ONE_TERM),
         "adaround": ({"method": "adaround"}, _ONE_TERM),

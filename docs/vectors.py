@@ -2,11 +2,11 @@
 
     python docs/vectors.py                # a few minutes
 
-Rows of trained weights are between a normal and a Laplace distribution: `exp(-|x|^1.3)`. In layers of EfficientNet-Lite0
-and MiniLM a book for that has 0.1 to 0.3 dB less error than one for Laplace numbers, and at 3 bits 0.3 less than one for
-normal ones. It is found as Linde, Buzo and Gray (1980) do, begun with vectors of the density that it has in the limit of
-many bits, then rounded to whole numbers: up to 63, so that no processor saturates, and at 5 bits, where steps of 63 are
-too coarse, up to 127.
+Rows of trained weights are between a normal and a Laplace distribution: `exp(-|x|^1.3)`. In layers of
+EfficientNet-Lite0 and MiniLM a book for that has 0.1 to 0.3 dB less error than one for Laplace numbers, and at 3 bits
+0.3 dB less than one for normal ones. It is found as Linde, Buzo and Gray (1980) do, begun with vectors of the density
+that it has in the limit of many bits, then rounded to whole numbers: up to 63, so that no processor saturates, and at
+5 bits, where steps of 63 are too coarse, up to 127.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TOGETHER = 4096
 
 @dataclass(frozen=True)
 class Book:
-    """Vectors of `span` numbers of `bits` bits each; a standard deviation is `deviation` steps, no number above `most`."""
+    """Vectors of `span` numbers of `bits` bits, none above `most`; a standard deviation is `deviation` steps."""
 
     bits: int
     span: int

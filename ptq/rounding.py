@@ -102,7 +102,7 @@ def nearest_vectors(fmt: VectorFormat) -> Callable[[Tensor, Tensor], Tensor]:
         root = root / root.abs().amax((-2, -1), keepdim=True)
         seen = book @ root
         half, pull = seen.square().sum(-1)[:, None] / 2, root @ seen.mT
-        parts = x.split(max(1, _MOST_DISTANCES // (len(book) * len(x))), 1)
+        parts = torch.split(x, max(1, _MOST_DISTANCES // (len(book) * len(x))), 1)
         nearest = [torch.baddbmm(half, part, pull, alpha=-1).argmin(-1) for part in parts]
         return book[torch.cat(nearest, 1)]
 
@@ -115,7 +115,7 @@ def _by_vectors(fmt: VectorFormat) -> Callable[[Tensor], Tensor]:
 
     def from_vectors(x: Tensor) -> Tensor:
         rest = x.shape[-1] % fmt.span
-        parts = (part for part in x.split([x.shape[-1] - rest, rest], -1) if part.numel())
+        parts = (part for part in torch.split(x, [x.shape[-1] - rest, rest], -1) if part.numel())
         sizes = (fmt.span, rest) if x.shape[-1] > rest else (rest,)
         rounded = [
             vectors(part.reshape(1, -1, size), torch.eye(size).to(x)[None]).reshape(part.shape)

@@ -51,9 +51,9 @@ def inputs(samples: int, columns: int, seed: int = 1) -> Tensor:
     return gaussian(samples, columns, seed=seed) @ gaussian(columns, columns, seed=2) / columns**0.5 + 0.5
 
 
-def curvature(x: Tensor, groups: int = 1) -> Curvature:
+def curvature(x: Tensor, groups: int = 1, span: int = 1) -> Curvature:
     gram = x.double().T @ x.double() / len(x)
-    return Curvature.of(gram.expand(groups, -1, -1), len(x))
+    return Curvature.of(gram.expand(groups, -1, -1), len(x), span)
 
 
 def quantized(

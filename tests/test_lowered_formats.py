@@ -12,7 +12,7 @@ from every_site import TABLES, Made, computed_at_every_call, feeds, network, qua
 from onnx import numpy_helper
 
 from ptq import formats
-from ptq.scheme import SCHEMES
+from ptq.scheme import SCHEMES, parse
 
 OPERATORS = ["Conv", "Conv", "GRU", "GRU", "Gather", "Gemm", "Gemm", "LSTM", "LSTM", *["MatMul"] * 3, "RNN", "RNN"]
 PRODUCTS = ("gemm", "gemmt", "flat", "deep", "scores")
@@ -24,6 +24,8 @@ STORED = [
     *((name, "32") for name in GROUPED),
     *((name, "tensor") for name in ("int4", "uint4", "posit8_1")),
     ("int4", "16"),
+    *(("lloyd3x2", group) for group in (None, "tensor", "32")),
+    *((name, None) for name in ("lloyd2x4", "lloyd4x2")),
     *(pytest.param(name, "32", marks=pytest.mark.slow) for name in NAMES if name not in GROUPED),
     *(pytest.param(name, None, marks=pytest.mark.slow) for name in LIKE_OTHERS),
 ]
@@ -44,7 +46,7 @@ def check_stored(made: Made, tables: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(("weights", "group"), STORED)
 def test_weights_alone(monkeypatch: pytest.MonkeyPatch, weights: str, group: str | None) -> None:
     embeddings = weights if group in (None, "32") else "int8"
-    base = SCHEMES[weights].format if weights in SCHEMES else formats.get(weights)
+    base = parse(weights).format
     made = quantized(monkeypatch, network(), method="rtn", weights=weights, group=group, embeddings=embeddings)
     layers = made.result.report.layers
     assert sorted(layer.op for layer in layers) == [*OPERATORS, "Slice"]

@@ -75,7 +75,13 @@ def find(name: str) -> Entry:
 
     """
     members = (_table_entry(fmt, FITTED_KIND) for each in FITTED.values() for fmt in each.members)
-    listed: Iterable[Entry] = (*members, *vectors(), *fitted(), *blocks(), *(each for of in families().values() for each in of))
+    listed: Iterable[Entry] = (
+        *members,
+        *vectors(),
+        *fitted(),
+        *blocks(),
+        *(each for of in families().values() for each in of),
+    )
     return registry.get("format", name, {entry.name: entry for entry in listed})
 
 
@@ -176,7 +182,10 @@ def _vector_entry(each: VectorFormat) -> Entry:
         lines=(
             ("format", f"{each.name}, {VECTOR_KIND}"),
             ("bits", f"{each.bits} of a number, {each.bits * each.span} of a code"),
-            ("numbers", f"{count} vectors of {each.span} along a row, of least squared error for what weights look like"),
+            (
+                "numbers",
+                f"{count} vectors of {each.span} along a row, of least squared error for what weights look like",
+            ),
             ("range", f"{each.min!r} .. {each.max!r}, all whole"),
             ("ONNX", "no type"),
             *runs.explained,

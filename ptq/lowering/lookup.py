@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor
 
+from ptq.errors import ModelError
 from ptq.formats import Format
 from ptq.lowering.builder import Builder, replace
 from ptq.lowering.marks import marks
@@ -88,6 +89,11 @@ def _numbers(builder: Builder, node: ir.Node, values: np.ndarray, fmt: Format, n
     places = builder.cast(_taken(builder, node, packed, f"{name}.taken"), ir.DataType.INT32, f"{name}.bytes")
     table = stored_table(builder, byte_table(fmt, width), fmt, f"bytes.{fmt.name}.{width}", name)
     found = builder.call("Gather", table, places, name=f"{name}.numbers")
+    if fmt.span > 1 and shape is None:
+        raise ModelError(
+            f"{node.name} takes rows of an embedding table, how many at a time is not known, and {fmt.name} has several "
+            f"numbers in a code; give the model shapes, or --embeddings int8"
+        )
     if (width == _BYTE and fmt.span == 1) or shape is None:
         return found
     joined = builder.shared(f"joined.{len(shape)}", np.array([0] * (len(shape) - 1) + [-1]))

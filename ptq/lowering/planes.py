@@ -113,7 +113,9 @@ def _places(builder: Builder, codes: NDArray[np.int64], bits: int, name: str) ->
     half = 1 << (bits - 1)
     signed, low = np.where(codes < half, codes, codes - 2 * half), max(0, bits - 8)
     high = builder.cast(
-        _signed(builder, signed >> low, bits - low, f"{name}.high" if low else name), ir.DataType.INT32, f"{name}.places"
+        _signed(builder, signed >> low, bits - low, f"{name}.high" if low else name),
+        ir.DataType.INT32,
+        f"{name}.places",
     )
     if not low:
         return high
@@ -194,7 +196,12 @@ def _held(bits: int) -> NDArray[np.int64]:
 
 
 def byte_table(fmt: Format, bits: int) -> NDArray[np.float32]:
-    """What every byte holds as codes of so many bits: float32 numbers of the format, `(256, codes)` or `(256,)`."""
+    """What every byte holds as codes of so many bits: float32 numbers of the format, `(256, codes)` or `(256,)`.
+
+    Of vectors there is one code in a byte, `(vectors, span)`.
+    """
+    if fmt.span > 1:
+        return table_of(fmt, integer=False)
     table = np.zeros(1 << bits, np.float32)
     table[: 1 << fmt.bits] = table_of(fmt, integer=False)
     held: NDArray[np.float32] = table[_held(bits)] if bits < 8 else table

@@ -26,6 +26,8 @@ def rounded(weights: str, group: str | None = None) -> Method:
     plain = scheme.parse(weights, group)
     code = plain.format.bits * plain.format.span
     if plain.format.span > 1 and code > _BYTE:
-        raise OptionError(f"codes of {weights} take {code} bits, and those of embedding tables bytes; give narrower ones")
+        raise OptionError(
+            f"codes of {weights} take {code} bits, and those of embedding tables bytes; give narrower ones"
+        )
     few = plain.bits < _FEW_BITS and group is None and plain.group is None
     return Rtn(scheme.parse(weights, _GROUP) if few else plain)

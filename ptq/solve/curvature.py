@@ -80,7 +80,7 @@ class Curvature:
     def keeps(self, span: int) -> bool:
         """Whether so many neighbours stay together in the order, so that they can be rounded as a vector."""
         columns = self.order.shape[-1]
-        together = self.order[:, : columns - columns % span].unflatten(-1, (-1, span))
+        together = self.order[:, : columns - columns % span].reshape(len(self.order), -1, span)
         wanted = together[..., :1] // span * span + torch.arange(span)
         return bool((together == wanted).all())
 
@@ -102,7 +102,7 @@ def _order(diagonal: Tensor, span: int) -> Tensor:
     """The largest spans of `(groups, in)` first, int64."""
     columns = diagonal.shape[-1]
     whole = columns - columns % span
-    first = diagonal[:, :whole].unflatten(-1, (-1, span)).sum(-1).argsort(dim=-1, descending=True, stable=True)
+    first = diagonal[:, :whole].reshape(len(diagonal), -1, span).sum(-1).argsort(dim=-1, descending=True, stable=True)
     spans = first[..., None] * span + torch.arange(span)
     rest = torch.arange(whole, columns).expand(len(diagonal), -1)
     return torch.cat([spans.flatten(1), rest], 1)

@@ -75,4 +75,5 @@ def _inverse(factor: Tensor) -> Tensor:
     """Of upper triangles `(g, k, k)`."""
     if factor.shape[-1] == 1:
         return 1 / factor
-    return torch.linalg.solve_triangular(factor, torch.eye(factor.shape[-1]).expand_as(factor), upper=True)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, torch.eye(factor.shape[-1]).expand_as(factor), upper=True)
+    return inverse

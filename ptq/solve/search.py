@@ -44,7 +44,7 @@ _LONG_TAILED = torch.linspace(1.4, 0.6, 9)
 """For numbers that are as far apart as those of weights are rare: the tails of a row may fit more or less."""
 
 _OF_VECTORS = 2.4 * 0.8 ** torch.arange(6)
-"""Books of vectors reach as far as few rows do: 6 standard deviations, when the largest weight of a row is 2 to 8 away."""
+"""Books of vectors reach as far as few rows do, some 6 standard deviations; the largest weight is 2.5 to 8 away."""
 
 _SPARE = 2.0
 """How far beyond the scales that are tried one may settle."""
