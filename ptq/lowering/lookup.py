@@ -91,8 +91,8 @@ def _numbers(builder: Builder, node: ir.Node, values: np.ndarray, fmt: Format, n
     found = builder.call("Gather", table, places, name=f"{name}.numbers")
     if fmt.span > 1 and shape is None:
         raise ModelError(
-            f"{node.name} takes rows of an embedding table, how many at a time is not known, and {fmt.name} has several "
-            f"numbers in a code; give the model shapes, or --embeddings int8"
+            f"{node.name} takes rows of an embedding table, the rank of what it gives is not known, and {fmt.name} has "
+            f"several numbers in a code; give the model shapes, or --embeddings int8"
         )
     if (width == _BYTE and fmt.span == 1) or shape is None:
         return found
