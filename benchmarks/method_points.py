@@ -68,15 +68,23 @@ _POINTS: Final = {
 }
 _FEW_BITS: Final = {bits: _POINTS[bits] for bits in (4.25, 4, 3.25, 3)}
 _POINTS_OF_INT2: Final = {bits: {"weights": "int2", "bits": float(bits)} for bits in (4, 3.25, 3)}
-_POINTS_OF_LLOYD: Final = {
-    6: {"weights": "lloyd4", "bits": 6.0},
-    4.25: {"weights": "lloyd4", "bits": 4.25},
-    4: {"weights": "lloyd4", "bits": 4.0},
-    3.25: {"weights": "lloyd3", "bits": 3.25},
-    3: {"weights": "lloyd3", "points": 1},
-    2: {"weights": "lloyd2", "points": 1},
-}
-_POINTS_OF_VECTORS: Final = {
+
+
+def _points_of(four: str, three: str, two: str) -> dict[float, Mapping[str, Any]]:
+    """Points on formats of 4, 3 and 2 bits whose numbers are no integers in even steps."""
+    return {
+        6: {"weights": four, "bits": 6.0},
+        4.25: {"weights": four, "bits": 4.25},
+        4: {"weights": four, "bits": 4.0},
+        3.25: {"weights": three, "bits": 3.25},
+        3: {"weights": three, "points": 1},
+        2: {"weights": two, "points": 1},
+    }
+
+
+_POINTS_OF_LLOYD: Final = _points_of("lloyd4", "lloyd3", "lloyd2")
+_POINTS_OF_VECTORS: Final = _points_of("lloyd4x2", "lloyd3x2", "lloyd2x4")
+_VECTORS: Final = {
     6: {"weights": "lloyd4x2", "bits": 6.0},
     4.25: {"weights": "lloyd4x2", "bits": 4.25},
     4: {"weights": "lloyd4x2", "bits": 4.0},

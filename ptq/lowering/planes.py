@@ -33,7 +33,7 @@ def numbers(builder: Builder, values: np.ndarray, fmt: Format, name: str, *, int
         return builder.cast(builder.constant(name, values, fmt.onnx), dtype, f"{name}.numbers")
     codes = codes_of(values, fmt)
     places = _places(builder, codes, fmt.bits * fmt.span, name)
-    table = stored_table(builder, table_of(fmt, integer=integer), fmt, f"table.{fmt.name}.{dtype.name.lower()}", name)
+    table = stored_table(builder, _table(fmt, integer=integer), fmt, f"table.{fmt.name}.{dtype.name.lower()}", name)
     found = builder.call("Gather", table, places, name=f"{name}.numbers")
     return found if fmt.span == 1 else _joined(builder, found, values.shape, fmt.span, name)
 
@@ -87,7 +87,7 @@ def stored_table(builder: Builder, table: np.ndarray, fmt: Format, shared: str, 
     return builder.constant(f"{name}.table", table) if fmt.own else builder.shared(shared, table)
 
 
-def table_of(fmt: Format, *, integer: bool) -> NDArray[Any]:
+def _table(fmt: Format, *, integer: bool) -> NDArray[Any]:
     """What each code stands for; 0 where it is no number. Negative places count from the end, as Gather does."""
     if isinstance(fmt, VectorFormat):
         return np.array(fmt.book, np.int8 if integer else np.float32)
@@ -201,8 +201,8 @@ def byte_table(fmt: Format, bits: int) -> NDArray[np.float32]:
     Of vectors there is one code in a byte, `(vectors, span)`.
     """
     if fmt.span > 1:
-        return table_of(fmt, integer=False)
+        return _table(fmt, integer=False)
     table = np.zeros(1 << bits, np.float32)
-    table[: 1 << fmt.bits] = table_of(fmt, integer=False)
+    table[: 1 << fmt.bits] = _table(fmt, integer=False)
     held: NDArray[np.float32] = table[_held(bits)] if bits < 8 else table
     return held
