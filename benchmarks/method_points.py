@@ -84,14 +84,6 @@ def _points_of(four: str, three: str, two: str) -> dict[float, Mapping[str, Any]
 
 _POINTS_OF_LLOYD: Final = _points_of("lloyd4", "lloyd3", "lloyd2")
 _POINTS_OF_VECTORS: Final = _points_of("lloyd4x2", "lloyd3x2", "lloyd2x4")
-_VECTORS: Final = {
-    6: {"weights": "lloyd4x2", "bits": 6.0},
-    4.25: {"weights": "lloyd4x2", "bits": 4.25},
-    4: {"weights": "lloyd4x2", "bits": 4.0},
-    3.25: {"weights": "lloyd3x2", "bits": 3.25},
-    3: {"weights": "lloyd3x2", "points": 1},
-    2: {"weights": "lloyd2x4", "points": 1},
-}
 _VECTORS: Final = {bits: {"weights": name} for bits, name in {4: "lloyd4x2", 3: "lloyd3x2", 2: "lloyd2x4"}.items()}
 _POINTS_ON_BLOCKS: Final = {
     4.25: {"weights": "int4", "group": "128", "bits": 4.25},

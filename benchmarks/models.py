@@ -19,6 +19,7 @@ from typing import Any, Final
 import click
 import numpy as np
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch.export import Dim
 
 OPSET: Final = 23
@@ -119,6 +120,7 @@ def _write(made: Made, model: Path, calibration: Path, evaluation: Path) -> str:
         )
     if program is None:
         raise AssertionError
+    ClearMetadataAndDocStringPass()(program.model)  # of the paths of this machine, so that another makes the same file
     program.save(str(model))
     samples = [len(next(iter(each.values()))) for each in (made.calibration, made.evaluation)]
     return f"{model.stat().st_size / 1e6:.1f} MB, {samples[0]} samples to calibrate on and {samples[1]} to evaluate on"

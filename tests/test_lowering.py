@@ -224,3 +224,13 @@ def test_sites_that_share_an_input_share_its_quantizer() -> None:
     model = quantized("attention").model
     names = [n.input[0] for n in model.graph.node if n.op_type == "DynamicQuantizeLinear"]
     assert len(names) == len(set(names)) == 2
+
+
+def test_nothing_is_left_of_what_the_exporter_noted() -> None:
+    model, secret = graphs.residual(), "/home/someone/network.py"
+    graph = model.graph
+    for noted in (model, graph, *graph.node, *graph.input, *graph.initializer):
+        noted.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=secret)
+    result = ptq.quantize(model, data_for("residual"))
+    assert secret.encode() in model.SerializeToString()
+    assert secret.encode() not in result.model.SerializeToString()

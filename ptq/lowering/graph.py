@@ -51,7 +51,7 @@ def lower(
         lower_site(graph, site, [nodes[use.node] for use in site.uses], sites[site.name], inputs)
     residual.keep_apart(graph)
     passes.RemoveUnusedNodesPass()(copy)
-    _forget_origin(graph)
+    _forget_origin(copy)
     _drop_unused(graph)
     shorten(graph)
     return Model(copy)
@@ -64,11 +64,13 @@ def _drop_unused(graph: ir.Graph) -> None:
             del graph.initializers[name]
 
 
-def _forget_origin(graph: ir.Graph) -> None:
-    """Remove what torch's exporter noted on nodes: stack traces, with paths of the machine that the model came from."""
-    for node in graph.all_nodes():
-        for key in [key for key in node.metadata_props if key.startswith(_ORIGIN_KEYS)]:
-            del node.metadata_props[key]
+def _forget_origin(model: ir.Model) -> None:
+    """Remove what torch's exporter noted: stack traces, with paths of the machine that the model came from."""
+    nodes = list(model.graph.all_nodes())
+    values = [*model.graph.inputs, *model.graph.initializers.values(), *(out for node in nodes for out in node.outputs)]
+    for noted in (model, model.graph, *nodes, *values):
+        for key in [key for key in noted.metadata_props if key.startswith(_ORIGIN_KEYS)]:
+            del noted.metadata_props[key]
 
 
 def _raise_opset(model: ir.Model, sites: Mapping[str, SiteLowering]) -> None:
