@@ -68,9 +68,11 @@ def _forget_origin(model: ir.Model) -> None:
     """Remove what torch's exporter noted: stack traces, with paths of the machine that the model came from."""
     nodes = list(model.graph.all_nodes())
     values = [*model.graph.inputs, *model.graph.initializers.values(), *(out for node in nodes for out in node.outputs)]
-    for noted in (model, model.graph, *nodes, *values):
-        for key in [key for key in noted.metadata_props if key.startswith(_ORIGIN_KEYS)]:
-            del noted.metadata_props[key]
+    notes = [model.metadata_props, model.graph.metadata_props]
+    notes += [node.metadata_props for node in nodes] + [value.metadata_props for value in values]
+    for note in notes:
+        for key in [key for key in note if key.startswith(_ORIGIN_KEYS)]:
+            del note[key]
 
 
 def _raise_opset(model: ir.Model, sites: Mapping[str, SiteLowering]) -> None:

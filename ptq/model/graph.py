@@ -91,14 +91,18 @@ class Model:
     def with_initializers(self, arrays: Mapping[str, np.ndarray]) -> Model:
         """A copy that holds other numbers under the same names."""
         copy = self.graph.clone()
-        for name, array in arrays.items():
-            value = copy.graph.initializers[name]
-            value.const_value = ir.tensor(np.ascontiguousarray(array), name=name)
+        replace_initializers(copy.graph, arrays)
         return Model(copy)
 
     def session(self, taps: Sequence[str] = ()) -> Session:
         """A session that also gives the tensors named in `taps`."""
         return Session(with_outputs(self.graph, taps) if taps else self.graph)
+
+
+def replace_initializers(graph: ir.Graph, arrays: Mapping[str, np.ndarray]) -> None:
+    """Put other numbers under the same names."""
+    for name, array in arrays.items():
+        graph.initializers[name].const_value = ir.tensor(np.ascontiguousarray(array), name=name)
 
 
 def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:

@@ -12,6 +12,9 @@ import onnxruntime as ort
 from ptq.errors import ModelError
 
 _QUIET = 4
+_HANDED = frozenset({ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8})
+_LEAST_HANDED_BYTES = 1 << 12
+"""Small ones may be shapes, which ONNX Runtime has to see in the graph."""
 
 
 class Session:
@@ -48,7 +51,9 @@ class Session:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        source = str(model) if isinstance(model, Path) else model if isinstance(model, bytes) else _bytes(model)
+        source = str(model) if isinstance(model, Path) else model
+        if isinstance(source, ir.Model):
+            source, self._held = _handed_over(source, options)
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no base class
@@ -80,9 +85,23 @@ def _batch(shapes: Sequence[Sequence[int | str | None]]) -> int | None:
     return next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), None)
 
 
-def _bytes(model: ir.Model) -> bytes:
-    serialized: bytes = ir.to_proto(model).SerializeToString()
-    return serialized
+def _handed_over(model: ir.Model, options: ort.SessionOptions) -> tuple[bytes, list[np.ndarray]]:
+    """A graph without its large weights, which the options hand over as they are; they must be kept as long as it.
+
+    A graph with them would be written and read for each session, and could not exceed 2 GB.
+    """
+    bare = model.clone()
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in bare.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in _HANDED and tensor.nbytes >= _LEAST_HANDED_BYTES:
+            arrays[name] = np.ascontiguousarray(tensor.numpy())
+            shape = ir.Shape(tensor.shape.numpy())
+            value.const_value = ir.ExternalTensor("memory", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+    if arrays:
+        options.add_external_initializers(list(arrays), [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()])
+    content: bytes = ir.to_proto(bare).SerializeToString()
+    return content, list(arrays.values())
 
 
 def _line(error: Exception) -> str:

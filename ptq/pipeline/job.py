@@ -16,6 +16,7 @@ from calibration.sources import Source, open_data
 from ptq.errors import OptionError
 from ptq.evaluate import check_labels
 from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower
+from ptq.methods.mixed import OMPQ
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.model.save import serialized
@@ -35,7 +36,7 @@ from ptq.pipeline.steps import Steps
 from ptq.pipeline.weights import SiteWeights, check_finite, quantize_weights
 from ptq.recipe import Plan, Recipe
 from ptq.report import Outline
-from ptq.sensitivity import samples_needed
+from ptq.sensitivity import samples_needed, token_positions
 
 ACCEPTED_DROP: Final = 0.02
 """The drop of accuracy, a fraction, from which on there is a warning when no option says otherwise."""
@@ -147,7 +148,7 @@ def _ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
     check_finite(model, plan)
     executions = _executions(model, plan)
     model = without_bridges(model, taken.grids, _static(model, executions))
-    reserved = 0 if data is None or not plan.measures else samples_needed(len(model.sites), data.samples)
+    reserved = 0 if data is None or not plan.measures else _reserved(model, data, recipe)
     if data is not None:
         check_moments(_needing(model, plan, "moment"), apart=reserved > 0)
     return Ready(raw, taken, model, plan, executions, data, evaluation, reserved)
@@ -159,6 +160,12 @@ def _evaluation(source: Source, model: Model) -> Dataset:
     shape = model.shape(model.outputs[0])
     check_labels(found.label_rank, None if shape is None else len(shape), source.title)
     return found
+
+
+def _reserved(model: Model, data: Dataset, recipe: Recipe) -> int:
+    """How many samples are kept for measuring what sites do to the output; OMPQ compares whole samples."""
+    positions = 1 if recipe.metric == OMPQ else token_positions(model, next(data.batches(1)).feeds)
+    return samples_needed(len(model.sites), data.samples, positions)
 
 
 def _example(source: Source | None) -> Mapping[str, np.ndarray] | None:
