@@ -7,7 +7,7 @@ many together as a code of the format stands for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,15 +20,15 @@ from ptq.vectors import VectorFormat
 _BLOCK = 64
 
 ToGrid = Callable[[Tensor, slice, Tensor], Tensor]
-"""Numbers of a format, less the zero points, for some columns `x / scale` `(g, rows, k)`; they are those of least
+"""Numbers of a format, less the zero points, for some columns `x / scale` `(g, k, rows)`; they are those of least
 `|(x - q) R|` for the metric's root `R (g, k, k)`."""
 
 
 def to_grid(fmt: Format, zero: Tensor | None) -> ToGrid:
-    """Rounding of columns; of single ones there is no metric but one."""
+    """Rounding of columns; of single ones there is no metric but one; zero points are by column."""
     if isinstance(fmt, VectorFormat):
         vectors = nearest_vectors(fmt)
-        return lambda x, _, root: vectors(x, root)
+        return lambda x, _, root: vectors(x.mT, root).mT
     rounded = nearest(fmt)
     if zero is None:
         return lambda x, *_: rounded(x)
@@ -36,13 +36,35 @@ def to_grid(fmt: Format, zero: Tensor | None) -> ToGrid:
 
 
 def columns(wide: Tensor, at: slice) -> Tensor:
-    """Some columns of `(g, rows, in)` or of `(g, rows, 1)`, which are all alike."""
-    return wide[:, :, at] if wide.shape[-1] > 1 else wide
+    """Some columns of `(g, in, rows)` or of `(g, 1, rows)`, which are all alike."""
+    return wide[:, at] if wide.shape[1] > 1 else wide
 
 
-def spans(start: int, stop: int, span: int) -> Iterator[slice]:
-    """The columns from one to another that are rounded together."""
-    return (slice(i, min(i + span, stop)) for i in range(start, stop, span))
+def columns_first(rows: Tensor) -> Tensor:
+    """`(g, rows, in)` as `(g, in, rows)` in memory, where a column is in one piece: two to four times as fast."""
+    return rows.mT.contiguous()
+
+
+def each_column(
+    total: Tensor, matrix: Tensor, span: int, taken: Callable[[slice, Tensor], Tensor], *, ahead: bool
+) -> None:
+    """Change columns `(g, in, rows)` in place by what was taken at those before, or, not only `ahead`, at all.
+
+    `taken(at, total[:, at])` of `span` columns is taken from the others times `matrix (g, in, in)`. The products with
+    columns that are not next are made for many at a time.
+    """
+    size = total.shape[1]
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        here = total[:, start:stop].clone()
+        off = torch.empty_like(here)
+        for first in range(start, stop, span):
+            at = slice(first, min(first + span, stop))
+            inside, behind = slice(at.start - start, at.stop - start), slice(at.stop - start, None)
+            off[:, inside] = taken(at, here[:, inside])
+            here[:, behind].baddbmm_(matrix[:, at, at.stop : stop].mT, off[:, inside], alpha=-1)
+        others = slice(stop if ahead else 0, None)
+        total[:, others].baddbmm_(matrix[:, start:stop, others].mT, off, alpha=-1)
 
 
 def nearest_rows(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None = None) -> Tensor:
@@ -53,22 +75,17 @@ def nearest_rows(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None
 
 def round_rows(weight: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Tensor:
     """The same with error feedback, for rows in rounding order; scale and zero `(g, rows, in)` or `(g, rows, 1)`."""
-    put = to_grid(fmt, zero)
-    work = weight.clone()
-    rounded = torch.empty_like(weight)
-    for start in range(0, weight.shape[-1], _BLOCK):
-        stop = min(start + _BLOCK, weight.shape[-1])
-        feedback = torch.empty_like(work[:, :, start:stop])
-        for at in spans(start, stop, fmt.span):
-            step, root = columns(scale, at), _inverse(curvature.factor[:, at, at])
-            rounded[:, :, at] = put(work[:, :, at] / step, at, root)
-            error = (work[:, :, at] - rounded[:, :, at] * step) @ root
-            feedback[:, :, at.start - start : at.stop - start] = error
-            if at.stop < stop:
-                work[:, :, at.stop : stop] -= error @ curvature.factor[:, at, at.stop : stop]
-        if stop < weight.shape[-1]:
-            work[:, :, stop:] -= feedback @ curvature.factor[:, start:stop, stop:]
-    return rounded
+    steps, put = columns_first(scale), to_grid(fmt, None if zero is None else columns_first(zero))
+    work = columns_first(weight)
+    rounded = torch.empty_like(work)
+
+    def error(at: slice, wanted: Tensor) -> Tensor:
+        step, root = columns(steps, at), _inverse(curvature.factor[:, at, at])
+        rounded[:, at] = put(wanted / step, at, root)
+        return root.mT @ (wanted - rounded[:, at] * step)
+
+    each_column(work, curvature.factor, fmt.span, error, ahead=True)
+    return rounded.mT.contiguous()
 
 
 def _inverse(factor: Tensor) -> Tensor:

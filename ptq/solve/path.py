@@ -15,9 +15,7 @@ from torch import Tensor
 
 from ptq.formats import Format
 from ptq.solve.curvature import Curvature
-from ptq.solve.feedback import columns, to_grid
-
-_BLOCK = 64
+from ptq.solve.feedback import columns, columns_first, each_column, to_grid
 
 
 def follow_rows(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Tensor:
@@ -36,22 +34,17 @@ def path(
     rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """What `follow_rows` gives, and the arguments of its roundings in units of the weights, both `(g, rows, in)`."""
-    put = to_grid(fmt, zero)
-    moment, power = curvature.moment, curvature.diagonal
+    steps, put = columns_first(scale), to_grid(fmt, None if zero is None else columns_first(zero))
+    moment, power, weight = curvature.moment, curvature.diagonal, columns_first(rows)
     active = power > 0
     power = torch.where(active, power, torch.ones_like(power))
-    values, arguments = torch.empty_like(rows), torch.empty_like(rows)
-    behind = torch.zeros_like(rows)  # (w - q) G of the columns before
-    for start in range(0, rows.shape[-1], _BLOCK):
-        stop = min(start + _BLOCK, rows.shape[-1])
-        here, within = behind[:, :, start:stop].clone(), moment[:, start:stop, start:stop]
-        off = torch.empty_like(here)
-        for i in range(start, stop):
-            at, k = slice(i, i + 1), slice(i - start, i - start + 1)
-            step, own = columns(scale, at), power[:, at, None]
-            arguments[:, :, at] = rows[:, :, at] + here[:, :, k] / own
-            values[:, :, at] = put(arguments[:, :, at] / step * active[:, at, None], at, own)
-            off[:, :, k] = rows[:, :, at] - values[:, :, at] * step
-            here += off[:, :, k] * within[:, k]
-        behind[:, :, stop:] += off @ moment[:, start:stop, stop:]
-    return values, arguments
+    values, arguments = torch.empty_like(weight), torch.empty_like(weight)
+
+    def error(at: slice, behind: Tensor) -> Tensor:
+        step, own = columns(steps, at), power[:, at, None]
+        arguments[:, at] = weight[:, at] + behind / own
+        values[:, at] = put(arguments[:, at] / step * active[:, at, None], at, own)
+        return values[:, at] * step - weight[:, at]
+
+    each_column(torch.zeros_like(weight), moment, 1, error, ahead=True)  # (w - q) G of the columns before
+    return values.mT.contiguous(), arguments.mT.contiguous()

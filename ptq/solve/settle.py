@@ -16,13 +16,12 @@ from torch import Tensor
 from ptq.formats import Format
 from ptq.scales import ScaleGrid
 from ptq.solve.curvature import Curvature
-from ptq.solve.feedback import columns, spans, to_grid
+from ptq.solve.feedback import columns, columns_first, each_column, to_grid
 from ptq.solve.grouping import Grouping
 from ptq.solve.roundings import RowRounding
 from ptq.solve.solution import Solution
 
 SWEEPS = 2
-_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -45,69 +44,68 @@ class Improver:
             found = first(rounding)
         if not rounding.settles or self.shared:
             return found
-        return settle(self.rows, found, self.format, self.curvature, self.grid, self.grouping)
+        return self._settled(found)
 
     def _anew(self, found: Solution, rounding: RowRounding) -> Solution:
         """Rounded on the scales of a solution."""
-        order = self.curvature.order
-        scale = self.grouping.wide(found.scale, order)
-        zero = None if found.zero is None else self.grouping.wide(found.zero, order)
+        scale, zero = self._wide(found.scale), None if found.zero is None else self._wide(found.zero)
         values = rounding.rows(self.rows, scale, self.format, self.curvature, zero)
         error = self.curvature.errors(self.rows - values * scale)
         return replace(found, values=values.to(found.values.dtype), error=error)
 
+    def _settled(self, found: Solution) -> Solution:
+        """A better solution; no row gets worse than it came."""
+        best, values, scale = found, found.values.float(), found.scale
+        zero = None if found.zero is None else self._wide(found.zero)
+        slope = self._residual(values, scale) @ self.curvature.moment
+        for _ in range(SWEEPS):
+            scale, slope = self._refitted(values, scale, slope)
+            values, slope = self._swept(values, self._wide(scale), slope, zero)
+            error = _errors(self._residual(values, scale), slope)
+            best = best.better(replace(best, values=values.to(best.values.dtype), scale=scale, error=error))
+        return best
 
-def settle(
-    rows: Tensor, found: Solution, fmt: Format, curvature: Curvature, grid: ScaleGrid, grouping: Grouping
-) -> Solution:
-    """A better solution for rows `(groups, rows, in)` in rounding order; no row gets worse than it came."""
-    best = found
-    values, scale = found.values.float(), found.scale
-    zero = None if found.zero is None else grouping.wide(found.zero, curvature.order)
-    for _ in range(SWEEPS):
-        scale = _refitted(rows, values, scale, curvature, grid, grouping)
-        wide = grouping.wide(scale, curvature.order)
-        values = _sweep(rows, values, wide, fmt, curvature, zero)
-        error = curvature.errors(rows - values * wide)
-        best = best.better(replace(best, values=values.to(best.values.dtype), scale=scale, error=error))
-    return best
+    def _refitted(self, values: Tensor, scale: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """The scales of least error for these values, each by itself, where storing them leaves a row better off.
+
+        The slope is what the error falls by where weights grow, `(w - s q) H`; with the scales comes the new one.
+        """
+        order, moment = self.curvature.order, self.curvature.moment
+        power = self.grouping.sums(values * (values @ self.grouping.within(moment, order)), order)
+        pull = self.grouping.sums(values * slope, order)
+        fitted = self.grid.snap(scale + pull / power.clamp_min(torch.finfo(torch.float32).tiny))
+        residual = self._residual(values, fitted)
+        moved = residual @ moment
+        better = (_errors(residual, moved) < _errors(self._residual(values, scale), slope))[..., None]
+        return torch.where(better, fitted, scale), torch.where(better, moved, slope)
+
+    def _swept(self, values: Tensor, scale: Tensor, slope: Tensor, zero: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Every weight, or span of them, once at its best value, the others as they are, and the slope then.
+
+        Scale and zero point are by column.
+        """
+        put = to_grid(self.format, None if zero is None else columns_first(zero))
+        steps, moved, slopes = columns_first(scale), columns_first(values), columns_first(slope)
+        moment = self.curvature.moment
+
+        def change(at: slice, here: Tensor) -> Tensor:
+            step, old, root = columns(steps, at), moved[:, at].clone(), _root(moment[:, at, at])
+            moved[:, at] = put(old + _solved(here, root) / step, at, root)
+            return (moved[:, at] - old) * step
+
+        each_column(slopes, moment, self.format.span, change, ahead=False)
+        return moved.mT.contiguous(), slopes.mT.contiguous()
+
+    def _residual(self, values: Tensor, scale: Tensor) -> Tensor:
+        return self.rows - values * self._wide(scale)
+
+    def _wide(self, groups: Tensor) -> Tensor:
+        return self.grouping.wide(groups, self.curvature.order)
 
 
-def _refitted(
-    rows: Tensor, values: Tensor, scale: Tensor, curvature: Curvature, grid: ScaleGrid, grouping: Grouping
-) -> Tensor:
-    """The scales of least error for these values, each by itself, where storing them leaves a row better than it is."""
-    order, tiny = curvature.order, torch.finfo(torch.float32).tiny
-    residual = rows - values * grouping.wide(scale, order)
-    slope = grouping.sums(values * (residual @ curvature.moment), order)
-    power = grouping.sums(values * (values @ grouping.within(curvature.moment, order)), order).clamp_min(tiny)
-    fitted = grid.snap(scale + slope / power)
-    old, new = curvature.errors(residual), curvature.errors(rows - values * grouping.wide(fitted, order))
-    return torch.where((new < old)[..., None], fitted, scale)
-
-
-def _sweep(
-    rows: Tensor, values: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None
-) -> Tensor:
-    """Every weight, or span of them, once at its best value, the others as they are; scale and zero point by column."""
-    put = to_grid(fmt, zero)
-    values = values.clone()
-    moment = curvature.moment
-    slope = (rows - values * scale) @ moment
-    for start in range(0, rows.shape[-1], _BLOCK):
-        stop = min(start + _BLOCK, rows.shape[-1])
-        here, within = slope[:, :, start:stop].clone(), moment[:, start:stop, start:stop]
-        before = values[:, :, start:stop].clone()
-        for at in spans(start, stop, fmt.span):
-            inside, old, step = slice(at.start - start, at.stop - start), values[:, :, at], columns(scale, at)
-            root = _root(moment[:, at, at])
-            new = put(old + _solved(here[:, :, inside], root) / step, at, root)
-            here -= ((new - old) * step) @ within[:, inside]
-            values[:, :, at] = new
-        moved = values[:, :, start:stop] - before
-        moved *= scale[..., start:stop] if scale.shape[-1] > 1 else scale
-        slope -= moved @ moment[:, start:stop, :]
-    return values
+def _errors(residual: Tensor, slope: Tensor) -> Tensor:
+    """`Curvature.errors` where the product with the moment is known."""
+    return (residual * slope).sum(-1).clamp_min(0)
 
 
 def _root(curve: Tensor) -> Tensor:
@@ -116,5 +114,5 @@ def _root(curve: Tensor) -> Tensor:
 
 
 def _solved(slope: Tensor, root: Tensor) -> Tensor:
-    """Where the slopes `(g, rows, k)` would be none, for the curve with that root."""
-    return slope / root.square() if root.shape[-1] == 1 else torch.cholesky_solve(slope.mT, root).mT
+    """Where the slopes `(g, k, rows)` would be none, for the curve with that root."""
+    return slope / root.square() if root.shape[-1] == 1 else torch.cholesky_solve(slope, root)
