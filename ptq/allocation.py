@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,31 @@ from ptq.errors import OptionError
 from ptq.ladder import Ladder
 
 Rungs = dict[str, Tensor]
-"""The rung of its ladder that every row stands on, int64 `(out,)`, by site."""
+"""The rung of its ladder that every row stands on, int64 `(out,)`, by site; a site without any stays in float."""
+
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of sites in integers, however wide, and in float, of which all together may take `most`."""
+
+    integers: Mapping[str, float]
+    floats: Mapping[str, float]
+    most: float
+
+    def least(self, sites: Iterable[str]) -> float:
+        """Of the faster of both at each site."""
+        return sum(min(self.integers.get(name, 0.0), self.floats.get(name, 0.0)) for name in sites)
+
+    def budget(self, ladders: Mapping[str, Ladder]) -> Budget:
+        """The seconds of each rung, and of float behind them."""
+        seconds = {
+            name: [self.integers.get(name, 0.0)] * len(ladder.rungs) + [self.floats.get(name, 0.0)]
+            for name, ladder in ladders.items()
+        }
+        return Budget("seconds", seconds, self.most)
 
 
 @dataclass(frozen=True)
@@ -82,11 +107,15 @@ def by_bits(
 
 
 def by_layer(
-    ladders: Mapping[str, Ladder], costs: Mapping[str, NDArray[np.float64]], bits: float
+    ladders: Mapping[str, Ladder],
+    costs: Mapping[str, NDArray[np.float64]],
+    bits: float | None,
+    speed: Speed | None = None,
 ) -> tuple[Rungs, float]:
     """One rung for each layer, the optimum, with at most `bits` per weight on average, and what they come to.
 
-    `costs (rungs,)` are what add up to the error of the network, or to whatever is to be least.
+    `costs (rungs,)` are what add up to the error of the network, or to whatever is to be least. With a bound on the
+    time, the last one is that of float, and a layer without a rung is in float.
 
     Raises:
         OptionError: the smallest rung everywhere already takes more, or a cost is not finite.
@@ -95,10 +124,20 @@ def by_layer(
     _check_finite(costs)
     weights = _count(ladders)
     stored = {name: _sizes(ladder) for name, ladder in ladders.items()}
-    budget = Budget("bits", stored, bits * weights)
+    if speed is not None:
+        for name, (rows, columns) in ((name, ladder.shape) for name, ladder in ladders.items()):
+            stored[name].append(FLOAT_BITS * rows * columns)
+    budget = Budget("bits", stored, math.inf if bits is None else bits * weights)
     _check(budget.least, budget.most, weights)
-    chosen = assign({name: cost.tolist() for name, cost in costs.items()}, [budget])
-    return {name: ladders[name].all_on(rung) for name, rung in chosen.items()}, budget.of(chosen) / weights
+    budgets = [each for each in (budget if bits is not None else None, speed and speed.budget(ladders)) if each]
+    chosen = assign({name: cost.tolist() for name, cost in costs.items()}, budgets)
+    rungs = {name: ladders[name].all_on(k) for name, k in chosen.items() if k < len(ladders[name].rungs)}
+    return rungs, budget.of(chosen) / weights
+
+
+def layer_costs(ladders: Mapping[str, Ladder], effects: Mapping[str, float]) -> dict[str, NDArray[np.float64]]:
+    """What each layer does to the output of the network on each rung, `(rungs,)`; see `by_bits`."""
+    return {name: _share(ladder, effects[name]).sum(1) for name, ladder in ladders.items()}
 
 
 def widths(ladder: Ladder) -> NDArray[np.float64]:

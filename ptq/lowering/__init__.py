@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptq.lowering.activations import Activations, find_activations
+from ptq.lowering.activations import Activations, find_activations, observable
 from ptq.lowering.execution import Execution, execution
 from ptq.lowering.graph import lower
 from ptq.lowering.sites import SiteLowering
@@ -21,6 +21,7 @@ __all__ = [
     "execution",
     "find_activations",
     "lower",
+    "observable",
     "stored_bytes",
     "stored_weight",
 ]

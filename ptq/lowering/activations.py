@@ -87,6 +87,20 @@ def find_activations(graph: ir.Graph, static: Collection[str]) -> Activations:
     return Activations(frozenset(integer), tuple(quantized), shared, bounds, _swished(graph, integer, alone))
 
 
+def observable(graph: ir.Graph, static: Collection[str]) -> tuple[str, ...]:
+    """The tensors whose range has to be known when any part of `static` may be what computes in integers."""
+    found: dict[str, None] = {}
+    for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
+        node = value.producer()
+        if _feeds(value, static):
+            found[str(value.name)] = None
+        if node is not None and (node.name in static or node.op_type in _COMPUTED | _GATES | _MOVED):
+            made = _with_bias(node) if node.name in static else value
+            absorbed = _absorbed(made)
+            found[str((made if absorbed is None else absorbed.outputs[0]).name)] = None
+    return tuple(found)
+
+
 def _swished(graph: ir.Graph, integer: Collection[str], alone: Collection[str]) -> tuple[str, ...]:
     """Those of the tensors that nothing but an integer HardSwish reads."""
     found = []

@@ -31,7 +31,7 @@ METRICS: Final = (SENSITIVITY, OMPQ)
 class Mixed:
     """Formats that a layer may have, the narrowest first, and the metric by which they are chosen."""
 
-    OPTIONS: ClassVar[frozenset[str]] = frozenset({"bits", "among", "metric", "beta", "rounding"})
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"bits", "among", "metric", "beta", "rounding", "max_latency"})
 
     scheme: Scheme
     choices: tuple[Scheme, ...]
@@ -70,6 +70,14 @@ class Mixed:
             raise OptionError(f"--beta {beta:g} is no finite number from 0 up; give for example 1")
         if metric != OMPQ and beta is not None:
             raise OptionError(f"--metric {metric} has no --beta, {OMPQ} has; leave it out")
+        latency = options.get("max_latency")
+        if latency is not None and not (0 < latency < math.inf and request.has_data):
+            wrong = (
+                "is no part of FP32's time; give for example 0.5"
+                if request.has_data
+                else "needs data to run; give --data"
+            )
+            raise OptionError(f"--max-latency {latency:g} {wrong}")
         return cls(said, choices, rounding, request.portable)
 
     @property

@@ -15,7 +15,7 @@ from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
 from ptq.errors import OptionError
 from ptq.evaluate import check_labels
-from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower
+from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower, observable
 from ptq.methods.mixed import OMPQ
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
@@ -23,6 +23,7 @@ from ptq.model.save import serialized
 from ptq.model.sites import Site
 from ptq.model.trained import Trained, trained, without_bridges
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
+from ptq.pipeline.clock import Clock
 from ptq.pipeline.describe import Made, Reference, describe
 from ptq.pipeline.manifest import manifest
 from ptq.pipeline.memory import check_moments
@@ -40,6 +41,8 @@ from ptq.sensitivity import samples_needed, token_positions
 
 ACCEPTED_DROP: Final = 0.02
 """The drop of accuracy, a fraction, from which on there is a warning when no option says otherwise."""
+
+_IN_TIME: Final = "in float it is as exact as can be, and --max-latency holds"
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,23 @@ def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
     model = steps.before(model)
     if data is not None:
         model = _smoothed(model, plan, executions, data, stages)
-    observed = _observed(model, executions)
+    observed = _observed(model, plan, executions)
     statistics = None if data is None else _calibrate(model, plan, observed, data, reserved, stages)
     measured = data.take(reserved) if data is not None and reserved else None
-    weights = steps.after(model, quantize_weights(model, plan, executions, statistics, measured, stages))
+    ranges = statistics.ranges if statistics else {}
+    grids = {name: grid for name, grid in taken.grids.items() if name in ranges}
+
+    def lowering(weights: Mapping[str, SiteWeights]) -> Model:
+        return lower(model, _lowerings(plan, executions, weights), ranges, plan.activations, grids)
+
+    clock = None
+    if data is not None and recipe.max_latency is not None:
+        clock = Clock(lowering, next(data.batches(1)).feeds, recipe.max_latency)
+    weights = steps.after(model, quantize_weights(model, plan, executions, statistics, measured, stages, clock=clock))
+    plan = plan.without([name for name, made in plan.methods.items() if made and name not in weights], _IN_TIME)
+    executions = {name: how if name in weights else Execution.FLOAT for name, how in executions.items()}
     with stages.stage("lower"):
-        ranges = statistics.ranges if statistics else {}
-        grids = {name: grid for name, grid in taken.grids.items() if name in ranges}
-        lowered = lower(model, _lowerings(plan, executions, weights), ranges, plan.activations, grids)
+        lowered = lowering(weights)
         lowered.graph.metadata_props["ptq.manifest"] = manifest(job.model, recipe, data)
         content = serialized(lowered)
     parts = Made(
@@ -126,7 +138,7 @@ def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
     ready = _ready(job, recipe, stages)
     needing = {kind: {site.name for site in _needing(ready.model, ready.plan, kind)} for kind in ("moment", "mean")}
     needing["mean"] &= {site.name for site in ready.model.sites if ready.model.has_own_bias(site)}
-    return outline(job.model, ready, needing, _observed(ready.model, ready.executions))
+    return outline(job.model, ready, needing, _observed(ready.model, ready.plan, ready.executions))
 
 
 def _ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
@@ -201,12 +213,14 @@ def _static(model: Model, executions: Mapping[str, Execution]) -> set[str]:
     return {u.node for site in model.sites if executions[site.name] is Execution.STATIC for u in site.products}
 
 
-def _observed(model: Model, executions: Mapping[str, Execution]) -> tuple[str, ...]:
-    """The tensors whose range has to be known."""
+def _observed(model: Model, plan: Plan, executions: Mapping[str, Execution]) -> tuple[str, ...]:
+    """The tensors whose range has to be known; where a bound on the time decides, of whatever it may come to."""
     uses = [(executions[site.name], use) for site in model.sites for use in site.products]
     static = _static(model, executions)
     simulated = dict.fromkeys(use.input for how, use in uses if how in (Execution.SIMULATED, Execution.QDQ))
-    return (*find_activations(model.graph.graph, static).observed, *simulated)
+    bounded = plan.recipe.max_latency is not None
+    found = observable(model.graph.graph, static) if bounded else find_activations(model.graph.graph, static).observed
+    return (*found, *simulated)
 
 
 def _calibrate(
@@ -236,7 +250,7 @@ def _lowerings(
     for name, how in executions.items():
         made = weights.get(name)
         if made is None:
-            found[name] = SiteLowering(how, reason=plan.reasons.get(name))
+            found[name] = SiteLowering(Execution.FLOAT, reason=plan.reasons.get(name))
         else:
             found[name] = SiteLowering(how, made.weight, made.bias_shift)
     return found

@@ -61,8 +61,8 @@ def outline(source: Any, ready: Ready, needing: Mapping[str, Collection[str]], o
 
 def _expected(plan: Plan, layer: OutlinedLayer) -> float:
     """Bits per weight: of a budget, the average of all that share it."""
-    shared = layer.budgeted and plan.recipe.tolerance is None
-    return max(plan.budget, layer.bits_per_weight) if shared else layer.bits_per_weight
+    shared = layer.budgeted and plan.recipe.tolerance is None and plan.budget is not None
+    return max(plan.budget or 0.0, layer.bits_per_weight) if shared else layer.bits_per_weight
 
 
 def _layers(ready: Ready, needing: Mapping[str, Collection[str]]) -> Iterator[OutlinedLayer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from ptq.ranges import affine
 from ptq.recipe import Plan
 from ptq.sensitivity import output_effects
 from ptq.solve import Curvature, on_grid
+
+if TYPE_CHECKING:
+    from ptq.pipeline.clock import Clock
 
 _MOST_BIAS_STEPS = 2.0**30
 _OMPQ_UNIT = 8
@@ -98,8 +102,10 @@ def quantize_weights(
     statistics: Statistics | None,
     measured: Dataset | None,
     stages: Stages,
+    *,
+    clock: Clock | None = None,
 ) -> dict[str, SiteWeights]:
-    """The weights of all sites that the plan does not leave in float.
+    """The weights of all sites that the plan does not leave in float, nor the clock, which bounds the time of all.
 
     What each does to the output, where the plan wants it, is found on the samples `measured`.
     """
@@ -110,8 +116,12 @@ def quantize_weights(
         for site in chosen:
             solved[site.name] = _solve(given, site, plan.sites[site.name].said.points)
             advance()
-    rungs = _allocate(given, solved, measured, stages)
-    return {name: found.pick(rungs[name]) for name, found in solved.items()}
+    rungs = _allocate(given, solved, measured, stages, clock)
+    return _picked(solved, rungs)
+
+
+def _picked(solved: Mapping[str, _Solved], rungs: Rungs) -> dict[str, SiteWeights]:
+    return {name: found.pick(rungs[name]) for name, found in solved.items() if name in rungs}
 
 
 def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False) -> _Solved:
@@ -177,7 +187,9 @@ def _least_scale(given: _Given, site: Site) -> Tensor | None:
     return least
 
 
-def _allocate(given: _Given, solved: Mapping[str, _Solved], measured: Dataset | None, stages: Stages) -> Rungs:
+def _allocate(
+    given: _Given, solved: Mapping[str, _Solved], measured: Dataset | None, stages: Stages, clock: Clock | None
+) -> Rungs:
     recipe = given.plan.recipe
     ladders = {name: found.ladder for name, found in solved.items()}
     points = {name: given.plan.sites[name].said.points for name in ladders}
@@ -190,14 +202,25 @@ def _allocate(given: _Given, solved: Mapping[str, _Solved], measured: Dataset | 
     if recipe.tolerance is not None:
         return rungs | allocation.by_tolerance(free, recipe.tolerance, per_layer=per_layer)
     bits = given.plan.budget
-    if recipe.bits is None:  # of small layers, scales alone may take more than what is usual
+    if recipe.bits is None and bits is not None:  # of small layers, scales alone may take more than what is usual
         bits = max(bits, allocation.lowest(free))
     if recipe.metric == OMPQ and measured is not None:
         worth = _worths(given, [solved[name].site for name in free], measured, stages)
         costs = {name: -worth[name] * allocation.widths(ladder) / _OMPQ_UNIT for name, ladder in free.items()}
+        exact = {name: -worth[name] * allocation.FLOAT_BITS / _OMPQ_UNIT for name in free}
+    else:
+        effects = _effects(given, {name: solved[name] for name in free}, measured, stages)
+        if clock is None and bits is not None:
+            return rungs | allocation.by_bits(free, effects, bits, per_layer=per_layer)[0]
+        costs, exact = allocation.layer_costs(free, effects), dict.fromkeys(free, 0.0)
+    if clock is None:
         return rungs | allocation.by_layer(free, costs, bits)[0]
-    effects = _effects(given, {name: solved[name] for name in free}, measured, stages)
-    return rungs | allocation.by_bits(free, effects, bits, per_layer=per_layer)[0]
+    costs = {name: np.append(cost, exact[name]) for name, cost in costs.items()}
+    return clock.within(
+        lambda found: _picked(solved, rungs | found),
+        {name: ladder.all_on(ladder.base) for name, ladder in free.items()},
+        lambda speed: rungs | allocation.by_layer(free, costs, bits, speed)[0],
+    )
 
 
 def _worths(given: _Given, sites: Sequence[Site], measured: Dataset, stages: Stages) -> dict[str, float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +79,16 @@ class Plan:
         return self.recipe.tolerance is None and any(decided.budgeted for decided in self.sites.values())
 
     @property
-    def budget(self) -> float:
-        """Average bits per weight to spend when neither tolerance nor points say how many."""
+    def budget(self) -> float | None:
+        """Average bits per weight to spend when neither tolerance nor points say how many; None where only time is."""
+        if self.recipe.bits is None and self.recipe.max_latency is not None:
+            return None
         return self.recipe.bits or self.base_bits + ABOVE_BASE
+
+    def without(self, names: Collection[str], reason: str) -> Plan:
+        """The same where these sites stay in float after all."""
+        kept = {name: replace(self.sites[name], method=None, named=None, reason=reason) for name in names}
+        return replace(self, sites={**self.sites, **kept})
 
 
 def resolve(recipe: Recipe, sites: Sequence[Site], *, has_data: bool) -> Plan:

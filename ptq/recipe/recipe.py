@@ -36,7 +36,9 @@ from ptq.recipe.rules import Rule
 from ptq.recipe.tables import rounded
 from ptq.scheme import Scheme
 
-_ONE_SIZE: Mapping[str, Any] = MappingProxyType({"points": 1, "search": "radix", "metric": None, "beta": None})
+_ONE_SIZE: Mapping[str, Any] = MappingProxyType(
+    {"points": 1, "search": "radix", "metric": None, "beta": None, "max_latency": None}
+)
 """What multipoint and mixed are where the format alone is enough."""
 
 
@@ -58,6 +60,7 @@ class Recipe:
     among: tuple[str, ...] | None = None
     metric: str | None = None
     beta: float | None = None
+    max_latency: float | None = None
     portable: bool = False
     activations: str | None = None
     target: str = "cpu"
@@ -251,7 +254,9 @@ class Recipe:
         chosen = {*(f"--method {name}" for name in methods), *(f"--step {step}" for step in self.steps)}
         for name, reading in readers().items():
             if getattr(self, name) is not None and chosen.isdisjoint(reading):
-                raise OptionError(f"--{name} is read by {listed(reading)}, not by {listed(chosen)}; leave it out")
+                raise OptionError(
+                    f"--{name.replace('_', '-')} is read by {listed(reading)}, not by {listed(chosen)}; leave it out"
+                )
         return made
 
     def _request(self, found: Scheme, *, has_data: bool) -> Request:

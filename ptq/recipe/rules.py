@@ -14,7 +14,7 @@ from ptq.recipe.options import readers, typed
 OPS: Final = (CONV, *PRODUCTS, *LOOKUPS, *RECURRENT)
 """The operators of layers."""
 
-WHOLE: Final = frozenset({"bits", "tolerance", "per"})
+WHOLE: Final = frozenset({"bits", "tolerance", "per", "max_latency"})
 """Options of methods that are about all layers together."""
 
 TABLE: Final = frozenset({"weights", "group"})

@@ -49,6 +49,9 @@ def _of_file(report: Report, *, integer: bool) -> Iterator[str]:
         because = f": {len(floats)} of {len(report.computing)} layers run in float" if floats else ""
         advice = "keep FP32" if not integer else "try --keep-float for small layers"
         yield f"slower than FP32, {file.latency_ratio:.2f}x its time{because}; {advice}"
+    bound = report.options.get("max_latency")
+    if bound is not None and file.latency_ratio is not None and file.latency_ratio > bound * NOISE:
+        yield f"{file.latency_ratio:.2f}x FP32's time, which is over --max-latency {bound:g}; give less, or try again"
     if file.bytes >= file.float_bytes:
         yield f"the file is not smaller: {file.bytes / 1e6:.2f} MB, FP32 {file.float_bytes / 1e6:.2f} MB; keep FP32"
     if file.parity_db is not None and file.parity_db < LEAST_PARITY_DB:
