@@ -110,6 +110,12 @@ _MIXED: Final = {
 }
 """Formats by layer, from int2 to int8; `weights` is what layers have when their effect is measured."""
 
+
+def _mixed_of(four: str, three: str) -> dict[float, Mapping[str, Any]]:
+    """The same of formats whose numbers are no integers in even steps; from six bits on they are."""
+    return {bits: {"weights": four if bits >= 4 else three, "bits": bits} for bits in (4.25, 4.0, 3.25, 3.0)}
+
+
 _CURVES: Final[Mapping[str, tuple[Mapping[str, Any], Mapping[float, Mapping[str, Any]]]]] = MappingProxyType(
     {
         "multipoint": ({"method": "multipoint"}, _POINTS),
@@ -132,6 +138,8 @@ _CURVES: Final[Mapping[str, tuple[Mapping[str, Any], Mapping[float, Mapping[str,
         "hqq uint4": ({"method": "hqq"}, _ZERO_POINTS),
         "ocs": ({"method": "ocs"}, _SPLIT),
         "mixed sensitivity": ({"method": "mixed", "metric": "sensitivity"}, _MIXED),
+        "mixed lloyd": ({"method": "mixed"}, _mixed_of("lloyd4", "lloyd3")),
+        "mixed vectors": ({"method": "mixed"}, _mixed_of("lloyd4x2", "lloyd3x2")),
         "mixed ompq": ({"method": "mixed", "metric": "ompq"}, _MIXED),
         f"rtn {_AWQ}": ({"method": "rtn", "steps": (_AWQ,)}, _ONE_TERM),
         f"rtn {_SMOOTH}": ({"method": "rtn", "steps": (_SMOOTH,)}, _ONE_TERM),

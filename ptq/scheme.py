@@ -12,8 +12,9 @@ from ptq.errors import OptionError
 from ptq.fitted import FITTED
 from ptq.formats import INT8_MAX, Format, most_steps
 from ptq.formats.integer import Integers, IntFormat
+from ptq.formats.lloyd import LloydFormat
 from ptq.formats.minifloat import FLOAT16
-from ptq.vectors import VECTORS
+from ptq.vectors import VECTORS, VectorFormat
 
 GROUPS: Final = (16, 32, 64, 128, 256)
 """Sizes of groups that ONNX Runtime has a kernel for."""
@@ -21,6 +22,9 @@ GROUPS: Final = (16, 32, 64, 128, 256)
 ROW, TENSOR = "channel", "tensor"
 SHARED: Final = (ROW, TENSOR, *map(str, GROUPS))
 """What a user may say about which weights share a scale."""
+
+UNEVEN: Final = (LloydFormat, VectorFormat)
+"""Whole numbers of int8 kernels in uneven steps."""
 
 _ROW_BITS: Final = 8
 _FLOAT_BITS: Final = 32
@@ -123,6 +127,16 @@ The numbers of `mxint8` are whole, where the standard's are 64ths and its scales
 def known() -> list[str]:
     """The names that `parse` takes."""
     return [*formats.FORMATS, *VECTORS, *FITTED, *SCHEMES]
+
+
+def alike(base: Format) -> list[Format]:
+    """The formats of its kind, the narrowest first: of vectors up to as long ones, the longest of each width."""
+    if isinstance(base, IntFormat):
+        ints = (fmt for fmt in formats.FORMATS.values() if isinstance(fmt, IntFormat) and fmt.signed == base.signed)
+        return sorted(ints, key=lambda fmt: fmt.bits)
+    uneven = (fmt for fmt in (*formats.FORMATS.values(), *VECTORS.values()) if isinstance(fmt, UNEVEN))
+    longest = {fmt.bits: fmt for fmt in sorted(uneven, key=lambda fmt: fmt.span) if fmt.span <= base.span}
+    return [longest[bits] for bits in sorted(longest)]
 
 
 def has_own_groups(weights: str) -> bool:

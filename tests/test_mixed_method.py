@@ -20,7 +20,7 @@ from ptq.errors import ModelError, OptionError
 from ptq.formats import INT8_MAX, PORTABLE_MAX
 from ptq.lowering import Execution
 from ptq.method import Request
-from ptq.methods.mixed import FORMATS, Mixed
+from ptq.methods.mixed import Mixed
 from ptq.model.capture import CaptureOptions, capture
 from ptq.recipe import Recipe
 
@@ -74,11 +74,29 @@ def test_with_points_there_is_the_format_that_was_asked_for() -> None:
     assert torch.equal(one.error[one.base], whole.error[whole.base])
 
 
-def test_formats_to_choose_among() -> None:
-    assert [each.format.name for each in method().choices] == list(FORMATS)
-    assert [each.format.name for each in method(among=("int8,int4",)).choices] == ["int4", "int8"]
-    assert [each.format.name for each in method(among=("int8", "int4", "int8")).choices] == ["int4", "int8"]
-    assert [each.format.name for each in method(group="32").choices] == list(FORMATS[:-1])
+INTS = [f"int{bits}" for bits in range(2, 9)]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, INTS),
+        ({"among": ("int8,int4",)}, ["int4", "int8"]),
+        ({"among": ("int8", "int4", "int8")}, ["int4", "int8"]),
+        ({"group": "32"}, INTS[:-1]),
+        ({"weights": "lloyd4"}, ["lloyd2", "lloyd3", "lloyd4", "lloyd5", "int6", "int7", "int8"]),
+        ({"weights": "lloyd4x2"}, ["lloyd2", "lloyd3x2", "lloyd4x2", "lloyd5x2", "int6", "int7", "int8"]),
+        ({"weights": "lloyd3x2", "among": ("int8,lloyd3x2,lloyd2",)}, ["lloyd2", "lloyd3x2", "int8"]),
+    ],
+    ids=str,
+)
+def test_formats_to_choose_among(options: dict[str, Any], expected: list[str]) -> None:
+    assert [each.format.name for each in method(**options).choices] == expected
+
+
+def test_formats_of_longer_vectors_than_the_columns_are_put_together_by() -> None:
+    with pytest.raises(OptionError, match=r"lloyd4x2 has more numbers in a code than --weights lloyd4, .*; give it to"):
+        method("lloyd4", among=("lloyd4,lloyd4x2",))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +111,7 @@ def test_formats_to_choose_among() -> None:
         ({"metric": "sensitivty"}, "unknown --metric 'sensitivty'; did you mean 'sensitivity'"),
         ({"beta": 1.0}, "--metric sensitivity has no --beta, ompq has; leave it out"),
         ({"metric": "ompq", "beta": -1.0}, "--beta -1 is no finite number from 0 up; give"),
+        ({"weights": "lloyd4x2", "rounding": "adaround"}, "rounding adaround rounds single numbers, and lloyd"),
         ({"rounding": "up"}, "unknown --rounding 'up'; "),
         ({"points": 2}, "--points is read by .*; leave it out"),
         (
@@ -126,6 +145,8 @@ def test_fewer_bits_than_the_narrowest_format_takes() -> None:
         {"metric": "ompq", "beta": 100.0},
         {"among": "int2,int4,int8"},
         {"group": "16"},
+        {"weights": "lloyd4"},
+        {"weights": "lloyd4x2", "first_last": "int8"},
         {"first_last": "int8"},
         {"activations": "none"},
         {"activations": "dynamic", "rounding": "nearest"},

@@ -189,7 +189,6 @@ def test_points_of_a_row_are_vectors_alone_and_digits_together(
         ({"method": "multipoint", "rounding": "adaround"}, "--rounding adaround rounds single numbers"),
         ({"method": "multipoint", "search": "greedy"}, "greedy points are signed integers"),
         ({"method": "ocs"}, "ocs splits columns of int2 to int7"),
-        ({"method": "mixed"}, "--method mixed chooses among"),
     ],
 )
 def test_what_goes_by_single_numbers_is_refused(options: dict[str, str], why: str) -> None:

@@ -1,4 +1,4 @@
-"""Mixed precision: a layer has one integer format among several, and the budget says which."""
+"""Mixed precision: a layer has one format of whole numbers among several, and the budget says which."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from ptq import registry, scheme
+from ptq import formats, registry, scheme
 from ptq.errors import OptionError, suggest
 from ptq.formats import most_steps
 from ptq.ladder import Ladder
-from ptq.method import Request
+from ptq.method import Request, check_singly
 from ptq.scheme import ROW, TENSOR, Scheme
 from ptq.solve import ROUNDINGS, Curvature, one_term
+from ptq.vectors import VECTORS
 
-FORMATS: Final = tuple(f"int{bits}" for bits in range(2, 9))
-"""What a layer may have when no option says, as far as int8 kernels take its groups."""
+_INTEGERS: Final = scheme.alike(formats.get("int8"))
+FORMATS: Final = tuple(fmt.name for fmt in _INTEGERS) + tuple(
+    fmt.name for fmt in (*formats.FORMATS.values(), *VECTORS.values()) if isinstance(fmt, scheme.UNEVEN)
+)
+"""What a layer may have: whole numbers of int8 kernels."""
 
 SENSITIVITY: Final = "sensitivity"
 OMPQ: Final = "ompq"
@@ -43,15 +47,15 @@ class Mixed:
         """The method for a request.
 
         Raises:
-            OptionError: a format is no integer that int8 kernels take, the format of the request is not among them,
-                or the rounding or the metric needs data that is not there.
+            OptionError: a format has no whole numbers that int8 kernels take, the format of the request is not among
+                them, or the rounding or the metric needs data that is not there.
 
         """
         said, options = request.scheme, request.options
         wanted = [name for each in options.get("among") or () for name in each.split(",")]
         for name in wanted:
             registry.get("--among", name, dict.fromkeys(FORMATS))
-        choices = tuple(_choices(request, sorted(set(wanted), key=FORMATS.index)) if wanted else _fitting(request))
+        choices = tuple(_choices(request, wanted) if wanted else _fitting(request))
         if said not in choices:
             raise OptionError(
                 f"--method mixed chooses among {', '.join(map(Scheme.describe, choices))}, and --weights "
@@ -60,6 +64,8 @@ class Mixed:
         rounding = options.get("rounding") or ("hessian" if request.has_data else "nearest")
         if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
             raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
+        for choice in choices:
+            check_singly(f"--rounding {rounding}", rounding, choice)
         metric = options.get("metric") or SENSITIVITY
         if metric not in METRICS:
             raise OptionError(f"unknown --metric {metric!r}; {suggest(metric, METRICS)}")
@@ -119,23 +125,31 @@ class Mixed:
 
 
 def _choices(request: Request, names: Iterable[str]) -> Iterator[Scheme]:
-    """The formats of these names, with the groups that the request has.
+    """The formats of these names, the narrowest first, with the groups that the request has.
 
     Raises:
-        OptionError: the groups of one do not fit int8 kernels.
+        OptionError: the groups of one do not fit int8 kernels, or its vectors are longer than those of the request.
 
     """
     said = request.scheme
     shared = str(said.group) if said.group else TENSOR if said.per_tensor else ROW
-    for name in names:
-        yield scheme.parse(name, shared, integer=said.fits_int8, portable=request.portable)
+    found = [scheme.parse(name, shared, integer=said.fits_int8, portable=request.portable) for name in sorted({*names})]
+    for each in sorted(found, key=lambda one: one.format.bits):
+        if each.format.span > said.format.span:
+            raise OptionError(
+                f"--among {each.format.name} has more numbers in a code than --weights {said.format.name}, by which "
+                f"columns are put together; give it to --weights"
+            )
+        yield each
 
 
 def _fitting(request: Request) -> Iterator[Scheme]:
-    """All formats whose groups fit."""
-    for name in FORMATS:
+    """The formats like that of the request whose groups fit, and the integers that are wider than all of them."""
+    base = request.scheme.format
+    like = scheme.alike(base) if isinstance(base, scheme.UNEVEN) else _INTEGERS
+    for fmt in (*like, *(each for each in _INTEGERS if each.bits > like[-1].bits)):
         try:
-            yield from _choices(request, [name])
+            yield from _choices(request, [fmt.name])
         except OptionError:
             continue
 

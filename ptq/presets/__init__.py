@@ -15,7 +15,7 @@ NAMES: Final = tuple(_FILES)
 
 _OF_GPUS: Final = ("int8", "fp8")
 CANDIDATES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
-    "cpu": ("int8", "int8-weights", "int4-gptq", "w4a8", "int4-lm", "int4-awq", "w4a8-multipoint"),
+    "cpu": ("int8", "int8-weights", "int4-gptq", "w4a8", "int4-lm", "int4-awq", "w4a8-multipoint", "w4a8-mixed"),
     "cuda": (*_OF_GPUS, "int4-gptq", "int4-awq"),
     "tensorrt": _OF_GPUS,
 })  # fmt: skip

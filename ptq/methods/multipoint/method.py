@@ -16,21 +16,16 @@ from ptq import formats, registry
 from ptq.errors import OptionError, suggest
 from ptq.formats import Format, most_steps
 from ptq.formats.integer import IntFormat
-from ptq.formats.lloyd import LloydFormat
 from ptq.ladder import Ladder
 from ptq.method import Request, check_singly
 from ptq.methods.multipoint.greedy import greedy_rows
 from ptq.methods.multipoint.radix import Radix
 from ptq.qtensor import Term
 from ptq.scales import ScaleGrid
-from ptq.scheme import Scheme
+from ptq.scheme import UNEVEN, Scheme, alike
 from ptq.solve import ROUNDINGS, Curvature, grid_of, one_term, scale_grid
-from ptq.vectors import VECTORS, VectorFormat
 
 _GREEDY: Final = {"greedy": "exact", "greedy-grid": "grid"}
-_UNEVEN: Final = (LloydFormat, VectorFormat)
-"""Formats with numbers that are no digits."""
-
 SEARCHES: Final = ("radix", *_GREEDY)
 GREEDY_POINTS: Final = 4
 
@@ -86,7 +81,7 @@ class Multipoint:
         """
         scheme, options = request.scheme, request.options
         base = scheme.format
-        if not isinstance(base, (IntFormat, *_UNEVEN)):
+        if not isinstance(base, (IntFormat, *UNEVEN)):
             raise OptionError(
                 f"multipoint sums points of integers, not of {scheme.describe()}; use --method gptq or rtn for it"
             )
@@ -97,9 +92,9 @@ class Multipoint:
         check_singly(f"--rounding {rounding}", rounding, scheme)
         points = options.get("points")
         first = last = wider = None
-        if points is None and isinstance(base, _UNEVEN):
+        if points is None and isinstance(base, UNEVEN):
             most = most_steps(portable=request.portable)
-            wider = next((fmt for fmt in _alike(base) if fmt.bits > base.bits and fmt.reach <= most), None)
+            wider = next((fmt for fmt in alike(base) if fmt.bits > base.bits and fmt.reach <= most), None)
         if points is None and (narrower := _narrower(base)):
             bits, last = options.get("bits"), _narrower(_digits(base))[0]
             tight = options.get("tolerance") is not None
@@ -241,22 +236,12 @@ class Multipoint:
         return curvature.errors(curvature.arranged(residual)).reshape(-1)
 
 
-def _alike(base: Format) -> list[Format]:
-    """The formats of its kind, the narrowest first: of vectors up to as long ones, the longest of each width."""
-    if isinstance(base, IntFormat):
-        alike = (fmt for fmt in formats.FORMATS.values() if isinstance(fmt, IntFormat) and fmt.signed == base.signed)
-        return sorted(alike, key=lambda fmt: fmt.bits)
-    uneven = (fmt for fmt in (*formats.FORMATS.values(), *VECTORS.values()) if isinstance(fmt, _UNEVEN))
-    longest = {fmt.bits: fmt for fmt in sorted(uneven, key=lambda fmt: fmt.span) if fmt.span <= base.span}
-    return [longest[bits] for bits in sorted(longest)]
-
-
 def _narrower(base: Format) -> list[Format]:
-    return [fmt for fmt in _alike(base) if fmt.bits < base.bits]
+    return [fmt for fmt in alike(base) if fmt.bits < base.bits]
 
 
 def _digits(base: Format) -> Format:
-    return formats.get(f"int{base.bits}") if isinstance(base, _UNEVEN) else base
+    return formats.get(f"int{base.bits}") if isinstance(base, UNEVEN) else base
 
 
 def _points(term: Term, formats: tuple[Format, ...], radix: Radix) -> tuple[Term, ...]:
