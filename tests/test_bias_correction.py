@@ -9,11 +9,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+import torch.nn.functional as F
 from step_networks import NETWORKS, feeds, quantized, steps, uneven
 
 import ptq
 from ptq.errors import OptionError
-from ptq.model.functions import behind, same
+from ptq.model.functions import Function, behind, same
 from ptq.model.graph import Model
 from ptq.model.sites import Site
 from ptq.steps import bias_correction
@@ -73,3 +74,16 @@ def test_matching_a_mean_behind_a_function() -> None:
     assert float(found[2]) == 0
     target = (values - 1.5).double().mean(1)
     np.testing.assert_allclose(bias_correction.matching(values, same, target), -1.5, atol=1e-3)
+
+
+@pytest.mark.parametrize("function", [F.gelu, F.silu, F.hardswish, torch.relu, torch.tanh], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("centre", [-4.0, -2.0, -1.2, -0.7, 0.0, 2.0])
+@pytest.mark.parametrize("off", [-0.1, 0.001, 0.1])
+def test_a_mean_is_matched_by_no_more_than_it_is_off(function: Function, centre: float, off: float) -> None:
+    """GELU and its like fall where they are far below 0, so that a step by the sign of what is missing leads astray."""
+    values = 0.3 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(3)) + centre
+    target = function(values + off).double().mean(1)
+    shift = bias_correction.matching(values, function, target)
+    assert shift.abs().max() < 1.5 * abs(off)
+    before, after = (abs(float((function(x).double().mean(1) - target)[0])) for x in (values, values + shift[:, None]))
+    assert after <= max(0.02 * before, 1e-4) or (after <= before and float(shift.abs()) < abs(off))

@@ -97,21 +97,28 @@ class BiasCorrection:
 def matching(values: Tensor, function: Function, means: Tensor) -> Tensor:
     """What to add to values `(n, samples)` so that the means of a function of them are these, `(n,)`.
 
-    It is found by Newton's steps. Where the function is all but flat they are short of it, so that a channel that is
-    hardly ever active stays so.
+    It is found by damped Newton steps, of which none is kept that does not bring the mean closer; the next one is then
+    shorter. Where the function is all but flat they are short of it, so that a channel that is hardly ever active stays
+    so; where it falls, as GELU and SiLU do below -1, they go the other way.
     """
     if function is same:
         return (means - values.double().mean(1)).float()
-    shift = torch.zeros(len(values), 1)
+    shift, trust = torch.zeros(len(values), 1), torch.ones(len(values), 1)
     reach = values.square().mean(1, keepdim=True).sqrt() + means[:, None].abs().float()
+    here = function(values).mean(1, keepdim=True)
     for _ in range(_STEPS):
-        here = function(values + shift).mean(1, keepdim=True)
         missing = means[:, None].float() - here
         if bool((missing.abs() <= _NEAR * reach).all()):
             break
         apart = _APART * reach + _TINY
         slope = (function(values + (shift + apart)).mean(1, keepdim=True) - here) / apart
-        shift += (missing / (slope.clamp_min(0) + _DAMPING)).clamp(-reach, reach)
+        rising, falling = missing / (slope + _DAMPING), missing * slope / (slope.square() + _DAMPING**2)
+        tried = shift + trust * torch.where(slope >= 0, rising, falling).clamp(-reach, reach)
+        there = function(values + tried).mean(1, keepdim=True)
+        left, before = (means[:, None].float() - there).abs(), missing.abs()
+        closer = left < before
+        shift, here = torch.where(closer, tried, shift), torch.where(closer, there, here)
+        trust = torch.where(closer, 1.0, trust * before / (before + left + _TINY))
     return shift[:, 0]
 
 
