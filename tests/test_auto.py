@@ -78,6 +78,7 @@ def test_the_smallest_file_that_keeps_to_the_drop(digits: Path, images: Images) 
     assert plain.report.accuracy == report.accuracy
 
 
+@pytest.mark.slow
 def test_a_narrower_bound_takes_a_larger_file(digits: Path, images: Images) -> None:
     wide = tried(ptq.quantize(digits, images, method="auto").report.trials)
     small, exact = wide["w4a8"].drop, wide["int8"].drop
@@ -163,6 +164,7 @@ def test_what_refuses_is_shown(digits: Path, images: Images, tmp_path: Path) -> 
     assert json.loads(to_json(report)) == said
 
 
+@pytest.mark.slow
 def test_the_data_for_evaluation_decide_nothing(digits: Path, images: Images) -> None:
     """They are looked at before the search, to find what is wrong with them, and after it."""
     walks: list[str] = []

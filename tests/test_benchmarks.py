@@ -88,6 +88,7 @@ def test_the_cost_of_calibration(folder: Folder) -> None:
     assert len(table(found.stdout)) == 4
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_quantization_does_not_grow_with_samples(tmp_path: Path) -> None:
     small = model(
         "c = Conv<kernel_shape=[8,8], strides=[8,8]>(x, w, b)\nr = Relu(c)\np = GlobalAveragePool(r)\ny = Flatten(p)",
@@ -127,6 +128,7 @@ def test_every_layer_has_its_time(folder: Folder) -> None:
     assert "no layer with marks" in found.stderr
 
 
+@pytest.mark.slow
 def test_a_training_step_of_every_recipe() -> None:
     found = run("training_step", "--networks", "small", "--rounds", 1, "--recipes", "luq,s2fp8")
     assert (found.returncode, found.stderr) == (0, "")

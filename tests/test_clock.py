@@ -111,8 +111,8 @@ def test_a_network_with_time_to_spare_has_layers_in_float(digits: Path, digit_im
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_latency": 0.001}, r"the fastest that was found takes 0\.\d+ of FP32's time"),
-        ({"max_latency": 50.0}, "leaves every layer in float; give less"),
+        ({"max_latency": 0.001, "rounding": "nearest"}, r"the fastest that was found takes 0\.\d+ of FP32's time"),
+        ({"max_latency": 50.0, "rounding": "nearest"}, "leaves every layer in float; give less"),
         ({"max_latency": -1.0}, "is no part of FP32's time"),
         ({"max_latency": 0.5, "method": "rtn"}, "--max-latency is read by --method mixed, not by --method rtn"),
     ],
@@ -121,7 +121,7 @@ def test_what_cannot_be_held_is_refused(
     options: dict[str, Any], said: str, digits: Path, digit_images: dict[str, np.ndarray]
 ) -> None:
     with pytest.raises(OptionError, match=said):
-        ptq.quantize(digits, digit_images, **{"method": "mixed", "rounding": None, **options})
+        ptq.quantize(digits, digit_images, **{"method": "mixed", **options})
 
 
 def test_it_needs_data(digits: Path) -> None:
