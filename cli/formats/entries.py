@@ -85,19 +85,24 @@ def find(name: str) -> Entry:
     return registry.get("format", name, {entry.name: entry for entry in listed})
 
 
+def _cells(fmt: Format | VectorFormat, values: str, onnx: str, runs: Support) -> dict[str, str]:
+    """What the tables say of a format with numbers that are known."""
+    return {
+        "name": fmt.name,
+        "bits": f"{fmt.bits}",
+        "values": values,
+        "range": f"{_short(fmt.min)}..{_short(fmt.max)}",
+        "least": _short(_numbers(fmt)["smallest_positive"]),
+        "ONNX": onnx,
+        "runs in": runs.short,
+    }
+
+
 def _table_entry(fmt: Format, family: str) -> Entry:
     runs, numbers = support(fmt), _numbers(fmt)
     many = fmt.bits > LISTED_BITS
     return Entry(
-        cells={
-            "name": fmt.name,
-            "bits": f"{fmt.bits}",
-            "values": f"{len(fmt.values)}",
-            "range": f"{_short(fmt.min)}..{_short(fmt.max)}",
-            "least": _short(numbers["smallest_positive"]),
-            "ONNX": "-" if fmt.onnx is None else f"{fmt.onnx} {fmt.least_opset}",
-            "runs in": runs.short,
-        },
+        cells=_cells(fmt, f"{len(fmt.values)}", "-" if fmt.onnx is None else f"{fmt.onnx} {fmt.least_opset}", runs),
         lines=(
             ("format", f"{fmt.name}, {family}"),
             ("bits", f"{fmt.bits}, with {len(fmt.values)} numbers{', which are too many to list' if many else ''}"),
@@ -170,15 +175,7 @@ def _block_entry(name: str, scheme: Scheme) -> Entry:
 def _vector_entry(each: VectorFormat) -> Entry:
     runs, numbers, count = support(each), _numbers(each), len(each.book)
     return Entry(
-        cells={
-            "name": each.name,
-            "bits": f"{each.bits}",
-            "values": f"{count}x{each.span}",
-            "range": f"{_short(each.min)}..{_short(each.max)}",
-            "least": _short(numbers["smallest_positive"]),
-            "ONNX": "-",
-            "runs in": runs.short,
-        },
+        cells=_cells(each, f"{count}x{each.span}", "-", runs),
         lines=(
             ("format", f"{each.name}, {VECTOR_KIND}"),
             ("bits", f"{each.bits} of a number, {each.bits * each.span} of a code"),
