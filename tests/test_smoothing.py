@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import graphs
 import numpy as np
@@ -17,6 +18,7 @@ import ptq
 from ptq.model.graph import Model
 from ptq.model.rescale import Rescaling, normalized, rescaled
 from ptq.model.session import Session
+from ptq.recipe import Recipe
 from ptq.smoothing import smooth, uneven
 
 K, N, BATCH, TOKENS = 48, 32, 6, 10
@@ -179,3 +181,25 @@ def test_the_file_is_closer_to_float_with_smoothing() -> None:
     plain = ptq.quantize(model, method="rtn", weights="int8", activations="dynamic")
     without = Session(plain.content).run(data)[0]
     assert sqnr > 10 * np.log10((expected**2).sum() / ((expected - without) ** 2).sum()) + 6
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ({"method": "rtn", "weights": "int8"}, 127),
+        ({"method": "rtn", "weights": "int4"}, 7),
+        ({"method": "rtn", "weights": "uint4"}, 15),
+        ({"method": "gptq", "weights": "lloyd4"}, 7),
+        ({"method": "multipoint", "points": 2}, 127),
+        ({"method": "multipoint", "bits": 6.0}, 31),
+        ({"method": "mixed", "bits": 5.0}, 15),
+        ({"method": "mixed", "max_latency": 0.5}, 127),
+    ],
+    ids=str,
+)
+def test_inputs_are_smoothed_for_weights_as_fine_as_they_become(options: dict[str, Any], limit: float) -> None:
+    """On MiniLM two points of int4, which are as fine as int8, have 24.1 dB when smoothed for int4, and 27.7 so."""
+    model = Model.of(ir.from_proto(graphs.attention()))
+    plan = Recipe.of({"activations": "dynamic", **options}).plan(model.sites, has_data=True)
+    site = next(site for site in model.sites if site.products)
+    assert plan.limit(site.name) == limit

@@ -52,9 +52,8 @@ def smoothed(
     for name, sites in readers.items():
         if done or any(is_on_grid(model, plan, site) for site in sites):
             continue
-        methods = [method for site in sites if (method := plan.methods[site.name]) is not None]
         weights = [torch.from_numpy(model.matrix(site).copy()) for site in sites]
-        chosen = smooth(channels[name], weights, min(method.scheme.limit for method in methods))
+        chosen = smooth(channels[name], weights, min(plan.limit(site.name) for site in sites))
         if chosen is not None:
             rescalings.append(Rescaling(sites, chosen.scale.numpy(), chosen.aside.numpy()))
     own_ranges = {sites[0].name for name, sites in readers.items() if uneven(channels[name])}

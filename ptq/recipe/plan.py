@@ -15,6 +15,10 @@ from ptq.model.sites import LOOKUPS, Site
 from ptq.recipe.options import ABOVE_BASE, DYNAMIC, EMBEDDINGS, INTEGER, MINMAX, NONE
 from ptq.recipe.rules import Rule, deciding
 from ptq.recipe.tables import TABLES
+from ptq.scheme import UNEVEN
+
+INT8_BITS = 8
+"""Of the widest weights that int8 kernels take."""
 
 if TYPE_CHECKING:
     from ptq.recipe.recipe import Recipe
@@ -84,6 +88,18 @@ class Plan:
         if self.recipe.bits is None and self.recipe.max_latency is not None:
             return None
         return self.recipe.bits or self.base_bits + ABOVE_BASE
+
+    def limit(self, site: str) -> float:
+        """The largest magnitude of weights in even steps that are as fine as the numbers of a site are on average."""
+        decided = self.sites[site]
+        if decided.method is None:
+            return math.inf
+        scheme = decided.method.scheme
+        bits: float = scheme.format.bits * decided.points
+        if decided.budgeted:
+            bits = INT8_BITS if self.budget is None else self.budget
+        even: float = 2.0 ** (min(bits, INT8_BITS) - 1) - 1
+        return even if isinstance(scheme.format, UNEVEN) else max(scheme.limit, even)
 
     def without(self, names: Collection[str], reason: str) -> Plan:
         """The same where these sites stay in float after all."""
