@@ -13,12 +13,10 @@ from torch import Tensor
 from ptq.assignment import Budget, assign
 from ptq.errors import OptionError
 from ptq.ladder import Ladder
+from ptq.scheme import FLOAT_BITS
 
 Rungs = dict[str, Tensor]
 """The rung of its ladder that every row stands on, int64 `(out,)`, by site; a site without any stays in float."""
-
-
-FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,9 @@ def by_bits(
         OptionError: the lowest rung everywhere already takes more, or an error is not finite.
 
     """
-    shares = {name: _share(ladder, effects[name]) for name, ladder in ladders.items()}
     if per_layer or all(ladder.whole for ladder in ladders.values()):
-        return by_layer(ladders, {name: share.sum(1) for name, share in shares.items()}, bits)
+        return by_layer(ladders, layer_costs(ladders, effects), bits)
+    shares = {name: _share(ladder, effects[name]) for name, ladder in ladders.items()}
     _check_finite(shares)
     rungs = all_on(ladders, 0)
     least = spent = _stored(ladders, rungs)

@@ -48,6 +48,10 @@ class Method(Protocol):
         """How weights are stored; of several terms, the first."""
 
     @property
+    def choices(self) -> tuple[Scheme, ...]:
+        """How a layer, or a row, with one term may be stored where a budget decides, the narrowest first."""
+
+    @property
     def integral(self) -> bool:
         """Whether the terms of a row come to one scale times integers, as far as the scheme has such numbers."""
 
@@ -101,6 +105,11 @@ class OneTerm:
             raise OptionError(f"--method {name} needs calibration data; give --data, or use --method rtn")
         check_singly(f"--method {name}", cls.ROUNDING, request.scheme)
         return cls(request.scheme, request.portable)
+
+    @property
+    def choices(self) -> tuple[Scheme, ...]:
+        """There is one."""
+        return (self.scheme,)
 
     @property
     def needs(self) -> frozenset[str]:

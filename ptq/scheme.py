@@ -26,8 +26,8 @@ SHARED: Final = (ROW, TENSOR, *map(str, GROUPS))
 UNEVEN: Final = (LloydFormat, VectorFormat)
 """Whole numbers of int8 kernels in uneven steps."""
 
+FLOAT_BITS: Final = 32
 _ROW_BITS: Final = 8
-_FLOAT_BITS: Final = 32
 
 _STEPS: Final = tuple(formats.get(name) for name in ("steps16", "steps8", "steps4", "steps2"))
 
@@ -86,8 +86,8 @@ class Scheme:
         groups = -(-columns // self.group) if self.group else 1
         each = (0 if self.factors is None else self.factors.bits) + (0 if self.symmetric else self.format.bits)
         alone = self.per_tensor or not (self.factors is None or self.factors in _STEPS)
-        scales = _FLOAT_BITS if alone else rows * _ROW_BITS + _FLOAT_BITS
-        table = _FLOAT_BITS << self.format.bits if self.format.own else 0
+        scales = FLOAT_BITS if alone else rows * _ROW_BITS + FLOAT_BITS
+        table = FLOAT_BITS << self.format.bits if self.format.own else 0
         more = (points - 1) * (columns + (0 if self.symmetric else groups)) * self.format.bits
         return rows * (self.format.row_bits(columns) + groups * each + more) + scales + (table if points == 1 else 0)
 

@@ -93,6 +93,21 @@ def test_points_that_are_said_are_counted(options: dict[str, Any], digits: Path)
     check(planned, report)
 
 
+@pytest.mark.parametrize("bits", [3.0, 5.0])
+def test_layers_narrower_than_the_format_that_is_named(
+    bits: float, digits: Path, digit_images: dict[str, np.ndarray]
+) -> None:
+    planned, report = both(digits, digit_images, {"method": "mixed", "weights": "int4", "bits": bits})
+    assert planned.bits_per_weight == pytest.approx(report.bits_per_weight, abs=0.02)
+    assert all(layer.bytes <= made.bytes for layer, made in zip(planned.layers, report.layers, strict=True))
+
+
+def test_time_alone_pays_for_the_widest(digits: Path, digit_images: dict[str, np.ndarray]) -> None:
+    recipe = {"method": "mixed", "weights": "int4", "activations": "uint8", "max_latency": 5.0}
+    planned = preview(Job(digits, digit_images), chosen(recipe, {}), Stages())
+    assert planned.bits_per_weight == pytest.approx(8.1, abs=0.1)
+
+
 @pytest.mark.parametrize("name", ["int8-weights", "int4"])
 def test_recipes_without_data(name: str, digits: Path) -> None:
     planned, report = both(digits, None, name)

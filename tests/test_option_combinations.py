@@ -93,6 +93,17 @@ def test_two_options_at_a_time(model: Model) -> None:
             assert is_fine(said), (one, a, other, b, said)
 
 
+@pytest.mark.parametrize("method", [name for name, each in METHODS.items() if "bits" in each.METHOD.OPTIONS])
+def test_bits_that_no_choice_comes_down_to_are_refused_at_once(model: Model, method: str) -> None:
+    found = Recipe.of({"method": method, "weights": "int4", "bits": 4.0}).plan(model.sites, has_data=True)
+    (choices,) = {made.choices for made in found.methods.values() if made is not None and "bits" in made.OPTIONS}
+    widths = [each.bits for each in choices]
+    assert widths == sorted(widths)
+    for bits, refused in ((widths[0] - 0.01, True), (widths[0], False)):
+        said = outcome(model, has_data=True, method=method, weights="int4", bits=bits)
+        assert (said is not None and f"--bits {bits:g} is below the {widths[0]:g} bits of" in said) is refused, said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", scheme.known())
 @pytest.mark.parametrize("method", METHODS)

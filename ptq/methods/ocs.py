@@ -67,6 +67,11 @@ class Ocs:
         return made
 
     @property
+    def choices(self) -> tuple[Scheme, ...]:
+        """There is one."""
+        return (self.scheme,)
+
+    @property
     def needs(self) -> frozenset[str]:
         """The mean input."""
         return frozenset({"mean"})

@@ -16,9 +16,8 @@ from ptq.pipeline.describe import source_report
 from ptq.pipeline.smooth import smoothable
 from ptq.recipe import Plan
 from ptq.report import Outline, OutlinedLayer
-from ptq.scheme import Scheme
+from ptq.scheme import FLOAT_BITS, Scheme
 
-_FLOAT_BITS = 32
 _NATIVE = (Execution.QDQ, Execution.DEQUANTIZED)
 
 
@@ -45,7 +44,7 @@ def outline(source: Any, ready: Ready, needing: Mapping[str, Collection[str]], o
     ranges = 0 if ready.data is None else len(observed)
     counts = {layer.site: math.prod(layer.shape) for layer in layers}
     quantized = [layer for layer in layers if layer.method is not None]
-    bits = sum(_expected(ready.plan, layer) * counts[layer.site] for layer in quantized)
+    bits = sum(_expected(ready, site) for site in ready.model.sites if ready.plan.methods[site.name] is not None)
     return Outline(
         source=source_report(source, ready.model),
         options=ready.plan.recipe.as_options(),
@@ -59,10 +58,24 @@ def outline(source: Any, ready: Ready, needing: Mapping[str, Collection[str]], o
     )
 
 
-def _expected(plan: Plan, layer: OutlinedLayer) -> float:
-    """Bits per weight: of a budget, the average of all that share it."""
-    shared = layer.budgeted and plan.recipe.tolerance is None and plan.budget is not None
-    return max(plan.budget or 0.0, layer.bits_per_weight) if shared else layer.bits_per_weight
+def _least(ready: Ready, site: Site) -> int:
+    """Bits of a site as far as its numbers do not decide: all, or where there is a budget, the least that it takes."""
+    decided = ready.plan.sites[site.name]
+    if decided.method is None:
+        return FLOAT_BITS * math.prod(site.shape)
+    scheme = decided.method.choices[0] if decided.budgeted else decided.method.scheme
+    return _stored_bits(scheme, site, ready.executions[site.name], decided.points)
+
+
+def _expected(ready: Ready, site: Site) -> float:
+    """Bits of a site: of a budget, the average of all that share it; of time alone, the most."""
+    plan, decided = ready.plan, ready.plan.sites[site.name]
+    if decided.method is None or not decided.budgeted:
+        return _least(ready, site)
+    if plan.recipe.tolerance is None and plan.budget is not None:
+        return max(plan.budget * math.prod(site.shape), _least(ready, site))
+    scheme = decided.method.choices[-1] if plan.recipe.tolerance is None else decided.method.scheme
+    return _stored_bits(scheme, site, ready.executions[site.name], decided.points)
 
 
 def _layers(ready: Ready, needing: Mapping[str, Collection[str]]) -> Iterator[OutlinedLayer]:
@@ -71,7 +84,7 @@ def _layers(ready: Ready, needing: Mapping[str, Collection[str]]) -> Iterator[Ou
         how = ready.executions[site.name]
         count = math.prod(site.shape)
         scheme = None if made.method is None else made.method.scheme
-        bits = count * _FLOAT_BITS if scheme is None else _stored_bits(scheme, site, how, made.points)
+        bits = _least(ready, site)
         table = site.op in LOOKUPS
         yield OutlinedLayer(
             site=site.name,
@@ -95,7 +108,7 @@ def _stored_bits(scheme: Scheme, site: Site, how: Execution, points: int) -> int
     if how in _NATIVE:
         groups = -(-site.columns // scheme.group) if scheme.group else 1
         scales = 1 if scheme.per_tensor else site.rows * groups
-        return math.prod(site.shape) * scheme.format.bits + _FLOAT_BITS * scales
+        return math.prod(site.shape) * scheme.format.bits + FLOAT_BITS * scales
     return scheme.stored_bits(site.rows, site.columns, points)
 
 

@@ -26,6 +26,7 @@ from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
 from ptq.ranges import affine
 from ptq.recipe import Plan
+from ptq.scheme import FLOAT_BITS
 from ptq.sensitivity import output_effects
 from ptq.solve import Curvature, on_grid
 
@@ -207,7 +208,7 @@ def _allocate(
     if recipe.metric == OMPQ and measured is not None:
         worth = _worths(given, [solved[name].site for name in free], measured, stages)
         costs = {name: -worth[name] * allocation.widths(ladder) / _OMPQ_UNIT for name, ladder in free.items()}
-        exact = {name: -worth[name] * allocation.FLOAT_BITS / _OMPQ_UNIT for name in free}
+        exact = {name: -worth[name] * FLOAT_BITS / _OMPQ_UNIT for name in free}
     else:
         effects = _effects(given, {name: solved[name] for name in free}, measured, stages)
         if clock is None and bits is not None:

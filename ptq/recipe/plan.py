@@ -139,10 +139,13 @@ def resolve(recipe: Recipe, sites: Sequence[Site], *, has_data: bool) -> Plan:
         decided[site.name] = here.decision(site, rule)
     _check_floats(recipe, decided)
     activations = _activations(recipe, usual, decided)
-    budgeted = [(site, made) for site in sites if (made := decided[site.name]).budgeted]
-    counts = [math.prod(site.shape) for site, _ in budgeted]
-    base = [made.method.scheme.bits * count for (_, made), count in zip(budgeted, counts, strict=True) if made.method]
-    return Plan(decided, activations, recipe, recipe.made_steps, sum(base) / max(sum(counts), 1))
+    budgeted = {
+        site.name: made for site in sites if (made := decided[site.name].method) and decided[site.name].budgeted
+    }
+    _check_budget(recipe, budgeted.values())
+    counts = {site.name: math.prod(site.shape) for site in sites if site.name in budgeted}
+    base = sum(made.scheme.bits * counts[name] for name, made in budgeted.items())
+    return Plan(decided, activations, recipe, recipe.made_steps, base / max(sum(counts.values()), 1))
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,18 @@ def _check_floats(recipe: Recipe, decided: Mapping[str, Decision]) -> None:
         raise OptionError("--keep-float leaves every layer in float; give a narrower pattern")
     why = next(made.reason for made in decided.values())
     raise OptionError(f"every layer stays in float, the first as {why}; give other --weights or --keep-float")
+
+
+def _check_budget(recipe: Recipe, budgeted: Collection[Method]) -> None:
+    """Refuse bits below those of the narrowest numbers; what scales take beside them is known when they are solved."""
+    if recipe.bits is None or not budgeted:
+        return
+    least = min((made.choices[0] for made in budgeted), key=lambda scheme: scheme.bits)
+    if recipe.bits < least.bits:
+        raise OptionError(
+            f"--bits {recipe.bits:g} is below the {least.bits:g} bits of {least.describe()}, the narrowest that a "
+            f"layer may have; give more, or narrower formats"
+        )
 
 
 def _activations(recipe: Recipe, usual: _Ordinary, decided: Mapping[str, Decision]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
@@ -119,6 +119,11 @@ class Multipoint:
         return _digits(self.base)
 
     @property
+    def choices(self) -> tuple[Scheme, ...]:
+        """Of the base format, and of the others that the only point of a row may have."""
+        return tuple(self.scheme.on(fmt, self._most) for fmt in self._single)
+
+    @property
     def needs(self) -> frozenset[str]:
         """What the rounding needs, or the mean input: it keeps the mean of an output where it is."""
         return ROUNDINGS[self.rounding].needs or frozenset({"mean"})
@@ -195,9 +200,7 @@ class Multipoint:
 
     def sums(self) -> dict[tuple[Format, ...], Radix]:
         """The formats of the points that a row may be a sum of, and their number systems, by size."""
-        sums: dict[tuple[Format, ...], Radix] = {
-            (fmt,): self._radix(fmt) for fmt in (self.first, self.base, self.wider) if fmt is not None
-        }
+        sums: dict[tuple[Format, ...], Radix] = {(fmt,): self._radix(fmt) for fmt in self._single}
         before: tuple[Format, ...] = (self.digits,)
         reached = self._radix(*before).limit
         while True:
@@ -211,6 +214,11 @@ class Multipoint:
             if before not in sums:
                 return sums
             reached = sums[before].limit
+
+    @property
+    def _single(self) -> Iterator[Format]:
+        """The formats of the only point of a row."""
+        return (fmt for fmt in (self.first, self.base, self.wider) if fmt is not None)
 
     def _radix(self, *formats: Format) -> Radix:
         return Radix.of(formats, portable=self.portable)
