@@ -10,10 +10,9 @@ is what a decoder computes for each one that it writes.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from calibration.dataset import fit
 from calibration.sources import open_data
 from ptq.audit.audit import kernels_of
 from ptq.audit.kernels import Kernel
+from ptq.audit.profile import NodeRuns, node_runs
 from ptq.lowering.marks import site_key
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
@@ -37,7 +37,6 @@ WARM, RUNS = 3, 3
 """Turns that are not counted, and runs in a turn."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_KERNEL_TIME = "_kernel_time"
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,9 @@ def _measured(model: Path, quantized: Path, data: Path, length: int | None, roun
         for session in sessions:
             for _ in range(RUNS):
                 session.run(feeds)
-    durations = [_durations(session.end_profiling()) for session in sessions]
+    nodes = [node_runs(session.end_profiling()) for session in sessions]
     return [
-        Times(name, kernel, *_compared(*(_sums(of, found[name]) for of, found in zip(durations, kernels, strict=True))))
+        Times(name, kernel, *_compared(*(_sums(of, found[name]) for of, found in zip(nodes, kernels, strict=True))))
         for name, kernel in kernels[1].items()
         if name in kernels[0]
     ]
@@ -110,18 +109,9 @@ def _cut(feeds: Mapping[str, np.ndarray], length: int | None) -> dict[str, np.nd
     return {name: array[:, :length] if array.ndim > 1 else array for name, array in feeds.items()}
 
 
-def _durations(profile: Path) -> dict[str, list[float]]:
-    """Microseconds of every run of every node, by its name."""
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for event in json.loads(profile.read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_TIME):
-            found[event["name"].removesuffix(_KERNEL_TIME)].append(event["dur"])
-    return found
-
-
-def _sums(durations: Mapping[str, list[float]], kernel: Kernel) -> np.ndarray:
+def _sums(nodes: Mapping[str, NodeRuns], kernel: Kernel) -> np.ndarray:
     """What all uses of a layer took, turn by turn; the first run of each finds the caches full of the other network."""
-    turns = np.sum([durations[name] for name in kernel.nodes], axis=0).reshape(-1, RUNS)
+    turns = np.sum([nodes[name].durations for name in kernel.nodes], axis=0).reshape(-1, RUNS)
     return turns[WARM:, 1:].mean(axis=1)
 
 

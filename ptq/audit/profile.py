@@ -40,7 +40,7 @@ class Profile:
 
 
 @dataclass
-class _Node:
+class NodeRuns:
     """Microseconds of every run of a node, and the bytes of its inputs and outputs."""
 
     durations: list[float] = field(default_factory=list)
@@ -65,13 +65,13 @@ def profiles(paths: Sequence[Path], feeds: Mapping[str, np.ndarray]) -> list[Pro
         for _ in range(rounds):
             for session in sessions:
                 session.run(feeds)
-        found = [_nodes(session.end_profiling()) for session in sessions]
+        found = [node_runs(session.end_profiling()) for session in sessions]
     return [_profile(nodes, known) for nodes, known in zip(found, kernels, strict=True)]
 
 
-def _nodes(events: Path) -> dict[str, _Node]:
-    """Every node of a profile, by its name."""
-    found: defaultdict[str, _Node] = defaultdict(_Node)
+def node_runs(events: Path) -> dict[str, NodeRuns]:
+    """Every node of a profile that ONNX Runtime wrote, by its name."""
+    found: defaultdict[str, NodeRuns] = defaultdict(NodeRuns)
     for event in json.loads(events.read_text(encoding="utf-8")):
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_TIME):
             node = found[event["name"].removesuffix(_KERNEL_TIME)]
@@ -80,7 +80,7 @@ def _nodes(events: Path) -> dict[str, _Node]:
     return found
 
 
-def _profile(nodes: Mapping[str, _Node], kernels: Mapping[str, Kernel]) -> Profile:
+def _profile(nodes: Mapping[str, NodeRuns], kernels: Mapping[str, Kernel]) -> Profile:
     medians = {name: _MICROSECOND * float(np.median(node.durations[_WARM + 1 :])) for name, node in nodes.items()}
     moved = {site: sum(nodes[name].moved for name in kernel.nodes if name in nodes) for site, kernel in kernels.items()}
     sites = {site: sum(medians.pop(name, 0.0) for name in kernel.nodes) for site, kernel in kernels.items()}

@@ -7,7 +7,7 @@ For a given scale the best integers are `r / scale` rounded, so the scale alone 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -63,29 +63,6 @@ def greedy_rows(
             residual = residual - point.dequantized()
             part.append(point)
     return [Point(torch.cat([p.scale for p in part]), torch.cat([p.integers for p in part])) for part in parts]
-
-
-def residuals(weight: Tensor, points: Sequence[Point]) -> Iterator[Tensor]:
-    """What is left of a weight `(rows, in)` after one point, two points, ...; float64."""
-    left = weight.double()
-    for point in points:
-        left = left - point.dequantized()
-        yield left
-
-
-def points_needed(
-    weight: Tensor, points: Sequence[Point], error: Callable[[Tensor], Tensor], tolerance: float | Tensor
-) -> Tensor:
-    """The fewest points, at least one, with which the error of a row is within the tolerance; int64 `(rows,)`.
-
-    `error` gives `(rows,)` for residuals `(rows, in)`. Rows that stay above the tolerance take all points.
-    """
-    above = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
-    needed = above.long()
-    for left in list(residuals(weight, points))[:-1]:
-        above = above & (error(left) > tolerance)
-        needed += above
-    return needed
 
 
 def exact_point(rows: Tensor, limit: int) -> Point:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ptq import formats, registry
 from ptq.errors import OptionError, suggest
-from ptq.formats import Format, most_steps
+from ptq.formats import INT8_MAX, Format, most_steps
 from ptq.formats.integer import IntFormat
 from ptq.ladder import Ladder
 from ptq.method import Request, check_singly
@@ -148,7 +148,7 @@ class Multipoint:
         """
         power = curvature.errors(curvature.arranged(weight)).reshape(-1)
         if self.search in _GREEDY:
-            rungs = self._greedy(weight, min(points or GREEDY_POINTS, GREEDY_POINTS))
+            rungs = self._greedy(weight, min(points or GREEDY_POINTS, GREEDY_POINTS), least_scale)
             error = torch.stack([self._error(weight, rung, curvature) for rung in rungs])
             return Ladder(rungs, error, power)
         sums = self.sums()
@@ -231,11 +231,16 @@ class Multipoint:
     def _most(self) -> int:
         return most_steps(portable=self.portable)
 
-    def _greedy(self, weight: Tensor, points: int) -> tuple[tuple[Term, ...], ...]:
-        found = greedy_rows(
-            weight.flatten(0, 1), int(self.base.max), points, search=_GREEDY[self.search], stored=torch.bfloat16
-        )
-        terms = tuple(Term(point.integers, point.scale.float(), self.base) for point in found)
+    def _greedy(self, weight: Tensor, points: int, least: Tensor | None) -> tuple[tuple[Term, ...], ...]:
+        """Rows whose sum has finer steps in int8 than `least (out,)` are next to nothing beside their bias: zeros."""
+        rows = weight.flatten(0, 1)
+        faint = torch.zeros(len(rows), dtype=torch.bool) if least is None else rows.abs().amax(1) < INT8_MAX * least
+        rows = rows.masked_fill(faint[:, None], 0.0)
+        found = greedy_rows(rows, int(self.base.max), points, search=_GREEDY[self.search], stored=torch.bfloat16)
+        scales = [point.scale.float() for point in found]
+        if least is not None:
+            scales[0] = torch.where(faint, least, scales[0])
+        terms = tuple(Term(point.integers, scale, self.base) for point, scale in zip(found, scales, strict=True))
         return tuple(terms[:n] for n in range(1, points + 1))
 
     def _error(self, weight: Tensor, terms: tuple[Term, ...], curvature: Curvature) -> Tensor:
