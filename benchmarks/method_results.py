@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -76,13 +76,26 @@ class Result:
 
     def settles(self, key: Key, limit: float | None) -> bool:
         """Whether a point need not be run: one that was late may be again, with more time."""
-        longer = self.limit is not None and (limit is None or limit > self.limit)
-        return self.key == key and not (self.outcome == LATE and longer)
+        return self.key == key and not (self.outcome == LATE and self._is_less(limit))
+
+    def rules_out(self, key: Key, limit: float | None) -> bool:
+        """Whether a point need not be tried, as methods take about as long to any number of bits, and this was late."""
+        alike = (self.key.task, self.key.files, self.key.method) == (key.task, key.files, key.method)
+        return alike and self.outcome == LATE and not self._is_less(limit)
+
+    def _is_less(self, limit: float | None) -> bool:
+        return self.limit is not None and (limit is None or limit > self.limit)
 
 
 def read(path: Path) -> list[Result]:
     """The results in a file, none if there is no file."""
     return [Result.parse(line) for line in records.lines(path)]
+
+
+def untried(key: Key, late: Result) -> Result:
+    """A point that another one of its method rules out."""
+    why = f"not run: over {late.limit:g} s at {late.key.bits:g} bits"
+    return replace(late, key=key, why=why, day=date.today().isoformat())
 
 
 def measure(task: Task, key: Key, folder: Path, limit: float | None) -> Result:

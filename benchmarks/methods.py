@@ -8,7 +8,7 @@ r"""Quantize models by every method to every number of bits, and make one table 
 
 Each point is a whole `ptq quantize` in a process of its own, and becomes a line of the file of results when it ends.
 What has a line is not run again, so that one who stopped goes on with the same command. A point that is refused, fails
-or takes too long is kept too, with the reason.
+or takes too long is kept too, with the reason; after one that took too long, others of its method are not tried.
 """
 
 from __future__ import annotations
@@ -69,11 +69,21 @@ def main(
     _check(only, [task.name for task in chosen])
     for task in chosen:
         for key in _keys(task, only):
-            if again or not any(each.settles(key, limit) for each in method_results.read(results)):
-                with tempfile.TemporaryDirectory() as folder:
-                    found = method_results.measure(task, key, Path(folder), limit)
+            found = _found(task, key, limit, [] if again else method_results.read(results))
+            if found is not None:
                 records.append(results, found.line())
                 click.echo(_said(found))
+
+
+def _found(task: Task, key: Key, limit: float | None, known: Sequence[Result]) -> Result | None:
+    """What comes of a point; None if that is known."""
+    if any(each.settles(key, limit) for each in known):
+        return None
+    late = next((each for each in known if each.rules_out(key, limit)), None)
+    if late is not None:
+        return method_results.untried(key, late)
+    with tempfile.TemporaryDirectory() as folder:
+        return method_results.measure(task, key, Path(folder), limit)
 
 
 def _check(only: Sequence[str], tasks: Sequence[str]) -> None:
