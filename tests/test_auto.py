@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from small_folder import Folder, filled
 
@@ -18,6 +19,7 @@ from cli.main import commands
 from ptq import presets
 from ptq.errors import DataError, OptionError, UnmetError
 from ptq.lowering import TARGETS
+from ptq.model import export as export_of
 from ptq.pipeline import auto
 from ptq.recipe import Auto, Recipe, asked
 from ptq.report import Trial, Trials, from_json, to_json
@@ -60,6 +62,18 @@ def test_every_target_has_candidates_that_are_presets() -> None:
     for names in presets.CANDIDATES.values():
         assert set(names) <= set(presets.NAMES)
         assert len(set(names)) == len(names) > 1
+
+
+def test_a_module_is_exported_once_for_all_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    exports = list[str]()
+    export = export_of.export_module
+    monkeypatch.setattr(export_of, "export_module", lambda *given: exports.append("") or export(*given))
+    layers = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)).eval()
+    features = np.random.default_rng(0).standard_normal((16, 6)).astype(np.float32)
+    report = ptq.quantize(layers, features, method="auto", max_drop=0.02).report
+    assert report.trials is not None
+    assert sum(trial.bytes is not None for trial in report.trials.tried) > 1
+    assert len(exports) == 3  # to look at early, for the trials, and for what is taken
 
 
 def test_the_smallest_file_that_keeps_to_the_drop(digits: Path, images: Images) -> None:

@@ -103,7 +103,7 @@ def _tried(about: Job, auto: Auto, stages: Stages) -> Trials:
 
     """
     ones, others = halves(open_data(about.data, about.images))
-    comparing = _Comparison(replace(about, data=ones, evaluation=others, output=None))
+    comparing = _Comparison(replace(job.exported(about), data=ones, evaluation=others, output=None))
     with stages.stage("try", len(auto.recipes)) as advance:
         tried, errors = _each(auto, comparing.trial, advance)
     report = comparing.report

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 
 from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
@@ -139,6 +141,15 @@ def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
     needing = {kind: {site.name for site in _needing(ready.model, ready.plan, kind)} for kind in ("moment", "mean")}
     needing["mean"] &= {site.name for site in ready.model.sites if ready.model.has_own_bias(site)}
     return outline(job.model, ready, needing, _observed(ready.model, ready.plan, ready.executions))
+
+
+def exported(job: Job) -> Job:
+    """The same about the ONNX graph of its model, for those who run it more than once: an export takes its time."""
+    if isinstance(job.model, onnx.ModelProto) or (isinstance(job.model, Path) and _is_onnx(job.model)):
+        return job
+    source = None if job.data is None else open_data(job.data, job.images, "--data")
+    graph = capture(job.model, job.capture, _example(source))
+    return replace(job, model=ir.to_proto(graph), capture=CaptureOptions())
 
 
 def _ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
