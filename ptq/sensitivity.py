@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from ptq.errors import ModelError
 from ptq.model.front import Feeds, Front
 from ptq.model.graph import Model
+from ptq.model.heads import with_narrow_heads
 
 MOST_SAMPLES = 32
 _MOST_PASSES = 2048
@@ -50,28 +52,43 @@ def output_effects(
 
     Sites in the order of execution are fastest: what comes before them is not run again.
     """
-    session = model.session()
-    reference = [_floats(zip(session.outputs, session.run(feeds), strict=True)) for feeds in batches]
-    power = sum(_power(out.astype(np.float64)) for outs in reference for out in outs.values())
-    if not np.isfinite(power):
+    narrow, replaced = with_narrow_heads(model)
+    measured = _Measured.of(narrow, batches)
+    if not np.isfinite(measured.power):
         raise ModelError("the outputs of the model on the calibration data are not finite; check both")
-    front, effects = Front(model, batches), {}
+    least, effects = np.finfo(np.float64).tiny, {}
     for name, arrays in changes:
-        front.move(arrays)
-        effects[name] = _error(front, arrays, reference) / max(power, np.finfo(np.float64).tiny)
+        where = _Measured.of(model, batches) if replaced & arrays.keys() else measured
+        effects[name] = where.error(arrays) / max(where.power, least)
         advance()
     return effects
 
 
-def _error(front: Front, arrays: Feeds, reference: Sequence[Feeds]) -> float:
-    """The power of what the outputs differ by when some initializers do."""
-    error, session = 0.0, front.rest(arrays)
-    if session is None:
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """The float outputs of a network on some batches and their power."""
+
+    front: Front
+    outputs: Sequence[Feeds]
+    power: float
+
+    @classmethod
+    def of(cls, model: Model, batches: Sequence[Feeds]) -> _Measured:
+        session = model.session()
+        outputs = [_floats(zip(session.outputs, session.run(feeds), strict=True)) for feeds in batches]
+        power = sum(_power(out.astype(np.float64)) for outs in outputs for out in outs.values())
+        return cls(Front(model, batches), outputs, power)
+
+    def error(self, arrays: Feeds) -> float:
+        """The power of what the outputs differ by when some initializers do."""
+        self.front.move(arrays)
+        error, session = 0.0, self.front.rest(arrays)
+        if session is None:
+            return error
+        for feeds, expected in zip(self.front.crossing, self.outputs, strict=True):
+            for name, out in _floats(zip(session.outputs, session.run(feeds), strict=True)).items():
+                error += _power(out.astype(np.float64) - expected[name])
         return error
-    for feeds, expected in zip(front.crossing, reference, strict=True):
-        for name, out in _floats(zip(session.outputs, session.run(feeds), strict=True)).items():
-            error += _power(out.astype(np.float64) - expected[name])
-    return error
 
 
 def _floats(outputs: Iterable[tuple[str, np.ndarray]]) -> Feeds:

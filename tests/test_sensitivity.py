@@ -13,6 +13,7 @@ from calibration.batch import Batch
 from ptq.errors import ModelError
 from ptq.lowering import find_activations
 from ptq.model.graph import Model
+from ptq.model.heads import with_narrow_heads
 from ptq.pipeline.calibrate import Statistics, calibrate
 from ptq.sensitivity import output_effects, samples_needed, token_positions
 
@@ -91,3 +92,35 @@ def test_moments_of_all_samples_and_of_all_but_the_first(model: Model) -> None:
         assert whole.apart[site.name].count == rest.moments[site.name].count == whole.moments[site.name].count / 3
         np.testing.assert_allclose(whole.apart[site.name].gram, rest.moments[site.name].gram, rtol=1e-6)
         np.testing.assert_allclose(whole.moments[site.name].gram, everything.moments[site.name].gram, rtol=1e-6)
+
+
+LANGUAGE = "e = Gather (t, ids) a = MatMul (e, v) h = Relu (a) y = MatMul (h, w)"
+TABLES = {"t": (9, 5), "v": (5, 6), "w": (6, 40)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "narrow"),
+    [
+        (LANGUAGE, "float[n, s, 40] y", True),
+        (f"{LANGUAGE} z = MatMul (e, u)", "float[n, s, 40] y, float[n, s, 3] z", True),
+        (f"{LANGUAGE} z = Tanh (y)", "float[n, s, 40] y, float[n, s, 40] z", False),
+        (f"{LANGUAGE} q = MatMul (a, w) z = Tanh (q)", "float[n, s, 40] y, float[n, s, 40] z", False),
+    ],
+)
+def test_wide_heads_are_narrowed_and_effects_are_the_same(nodes: str, outputs: str, narrow: bool) -> None:
+    proto = graphs.model(nodes, "int64[n, s] ids", outputs, TABLES | ({"u": (5, 3)} if "u)" in nodes else {}))
+    model = Model.of(ir.from_proto(proto))
+    batches = [{"ids": np.random.default_rng(seed).integers(0, 9, (2, 7))} for seed in (0, 1)]
+    shapes = [each.shape(each.outputs[0]) for each in (model, with_narrow_heads(model)[0])]
+    assert shapes[0] == (None, None, 40)
+    assert (shapes[1] is None) is narrow
+    changes = [scaled(model, site, 0.9) for site in range(len(model.sites))]
+    effects = output_effects(model, changes, batches)
+    session = model.session()
+    power = sum((out.astype(float) ** 2).sum() for each in batches for out in session.run(each))
+    for name, arrays in changes:
+        other = model.with_initializers(arrays).session()
+        pairs = ((a, b) for each in batches for a, b in zip(session.run(each), other.run(each), strict=True))
+        assert effects[name] == pytest.approx(
+            sum(((a - b).astype(float) ** 2).sum() for a, b in pairs) / power, rel=1e-4
+        )
