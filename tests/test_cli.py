@@ -184,7 +184,7 @@ def test_data_that_does_not_fit(
     [
         (["--method", "multipiont"], ["multipiont", "multipoint"]),
         (["--weights", "int44"], ["int44"]),
-        (["--bits", "2"], ["--bits 2", "give at least 3"]),
+        (["--bits", "2"], ["--bits 2", "3 bits of int3", "give more"]),
         (["--bits", "4.5", "--points", "2"], ["--bits", "--points"]),
         (["--points", "0"], ["--points 0", "give one at least"]),
         (["--points", "3"], ["--points 3", "at most 2"]),

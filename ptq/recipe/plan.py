@@ -206,7 +206,7 @@ def _check_budget(recipe: Recipe, budgeted: Collection[Method]) -> None:
     if recipe.bits < least.bits:
         raise OptionError(
             f"--bits {recipe.bits:g} is below the {least.bits:g} bits of {least.describe()}, the narrowest that a "
-            f"layer may have; give more, or narrower formats"
+            f"layer may have; give more, as scales come on top, or narrower formats"
         )
 
 

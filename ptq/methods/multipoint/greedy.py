@@ -7,7 +7,7 @@ For a given scale the best integers are `r / scale` rounded, so the scale alone 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -63,6 +63,14 @@ def greedy_rows(
             residual = residual - point.dequantized()
             part.append(point)
     return [Point(torch.cat([p.scale for p in part]), torch.cat([p.integers for p in part])) for part in parts]
+
+
+def residuals(weight: Tensor, points: Sequence[Point]) -> Iterator[Tensor]:
+    """What is left of a weight `(rows, in)` after one point, two points, ...; float64."""
+    left = weight.double()
+    for point in points:
+        left = left - point.dequantized()
+        yield left
 
 
 def exact_point(rows: Tensor, limit: int) -> Point:
