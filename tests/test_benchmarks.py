@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from graphs import model
 from small_folder import RNG, Folder, filled
 
@@ -36,6 +38,7 @@ def table(text: str) -> list[list[str]]:
     return cells[2:]
 
 
+@pytest.mark.slow
 def test_every_format_that_a_recipe_takes_has_a_line(folder: Folder) -> None:
     both = ("--data", folder.data, "--eval", folder.data)
     found = run("formats", folder.model, *both, "--only", "int4/16")
@@ -69,8 +72,12 @@ def test_a_line_that_fails_is_said_and_the_others_go_on(folder: Folder) -> None:
 )
 def test_a_wrong_option(folder: Folder, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str) -> None:
     monkeypatch.chdir(folder.path)
-    found = run("formats", folder.model, "--data", folder.data, "--eval", folder.data, *options)
-    assert (found.returncode, found.stdout) == (2, "")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    files = ["--data", folder.data, "--eval", folder.data]
+    found = CliRunner().invoke(
+        importlib.import_module("formats").main, list(map(str, [folder.model, *files, *options]))
+    )
+    assert (found.exit_code, found.stdout) == (2, "")
     assert message in found.stderr
 
 

@@ -10,6 +10,7 @@ from copied_package import Page, copy_package, run
 from small_folder import RNG
 
 PAGE = Page("new_method")
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,11 @@ def test_models_are_quantized_by_it(extended: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--weights nf4 --activations none --data calib.npz", "nudge moves integers with a scale a channel, not nf4"),
         ("--weights int4", "--method nudge needs calibration data; give --data"),
-        ("--weights int4 --bits 4.5 --data calib.npz", "--bits is read by"),
+        pytest.param(
+            "--weights nf4 --data calib.npz", "nudge moves integers with a scale a channel, not nf4", marks=SLOW
+        ),
+        pytest.param("--weights int4 --bits 4.5 --data calib.npz", "--bits is read by", marks=SLOW),
     ],
 )
 def test_what_it_does_not_do_is_said(extended: Path, options: str, words: str) -> None:
