@@ -61,7 +61,9 @@ def run(about: Job, auto: Auto, stages: Stages) -> Result:
 def preview(about: Job, auto: Auto, stages: Stages) -> Trials:
     """What `run` would try, without running the network; nothing is written."""
     _check_data(about)
-    tried, _ = _each(auto, partial(_planned, about, stages=stages), lambda: None)
+    _check_early(about, auto)
+    once = replace(job.exported(about), output=None)
+    tried, _ = _each(auto, partial(_planned, once, stages=stages), lambda: None)
     return Trials(tuple(replace(trial, seconds=0.0) for trial in tried), _largest_drop(about), None)
 
 
