@@ -8,7 +8,7 @@ r"""Quantize models by every method to every number of bits, and make one table 
 
 Each point is a whole `ptq quantize` in a process of its own, and becomes a line of the file of results when it ends.
 What has a line is not run again, so that one who stopped goes on with the same command. A point that is refused, fails
-or takes too long is kept too, with the reason; after one that took too long, others of its method with the same options are not.
+or takes too long is kept too, with the reason; after that, the same options with other values are not tried.
 """
 
 from __future__ import annotations
