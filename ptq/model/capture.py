@@ -53,6 +53,20 @@ def capture(source: Source, options: CaptureOptions, example: Mapping[str, np.nd
     return _from_torch(source, options, example)
 
 
+def as_onnx(
+    source: Source, options: CaptureOptions, example: Mapping[str, np.ndarray] | None = None
+) -> Path | onnx.ModelProto:
+    """A model as ONNX, itself where it is: what may be captured again and again without an export.
+
+    Raises:
+        PtqError: as `capture` does.
+
+    """
+    if isinstance(source, onnx.ModelProto) or (isinstance(source, Path) and detect(source) is Kind.ONNX):
+        return source
+    return ir.to_proto(capture(source, options, example))
+
+
 def _from_file(path: Path, options: CaptureOptions, example: Mapping[str, np.ndarray] | None) -> ir.Model:
     kind = detect(path)
     weights = kind in (Kind.STATE_DICT, Kind.SAFETENSORS)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 
 from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
@@ -19,7 +17,7 @@ from ptq.errors import OptionError
 from ptq.evaluate import check_labels
 from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower, observable
 from ptq.methods.mixed import OMPQ
-from ptq.model.capture import CaptureOptions, capture
+from ptq.model.capture import CaptureOptions, as_onnx, capture
 from ptq.model.graph import Model
 from ptq.model.save import serialized
 from ptq.model.sites import Site
@@ -145,11 +143,9 @@ def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
 
 def exported(job: Job) -> Job:
     """The same about the ONNX graph of its model, for those who run it more than once: an export takes its time."""
-    if isinstance(job.model, onnx.ModelProto) or (isinstance(job.model, Path) and _is_onnx(job.model)):
-        return job
     source = None if job.data is None else open_data(job.data, job.images, "--data")
-    graph = capture(job.model, job.capture, _example(source))
-    return replace(job, model=ir.to_proto(graph), capture=CaptureOptions())
+    model = as_onnx(job.model, job.capture, _example(source))
+    return job if model is job.model else replace(job, model=model, capture=CaptureOptions())
 
 
 def _ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
