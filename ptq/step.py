@@ -71,15 +71,18 @@ class Before(Step, Protocol):
 class After(Step, Protocol):
     """A step after any method: other biases."""
 
+    def check(self, model: Model, methods: Mapping[str, Method | None]) -> None:
+        """Refuse a model for which it has nothing to do, before hours are spent on the rest.
+
+        Raises:
+            OptionError: it is one.
+
+        """
+
     def shifts(
         self, model: Model, setting: Setting, weights: Mapping[str, QTensor]
     ) -> tuple[Mapping[str, np.ndarray], str]:
-        """By site what its bias gains `(out,)`, where that is another than the method's, and what was done.
-
-        Raises:
-            OptionError: it finds nothing to do.
-
-        """
+        """By site what its bias gains `(out,)`, where that is another than the method's, and what was done."""
 
 
 def shared_inputs(model: Model, setting: Setting, executions: Container[Execution]) -> dict[str, list[Site]]:

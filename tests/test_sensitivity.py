@@ -63,7 +63,7 @@ def test_half_of_the_samples_are_left_to_round_the_weights_for(sites: int, sampl
     assert samples_needed(sites, samples) == expected
 
 
-@pytest.mark.parametrize(("positions", "expected"), [(1, 9), (128, 8), (200, 6), (256, 4), (100_000, 4)])
+@pytest.mark.parametrize(("positions", "expected"), [(1, 9), (64, 8), (128, 4), (200, 3), (256, 2), (100_000, 2)])
 def test_many_positions_need_few_samples(positions: int, expected: int) -> None:
     assert samples_needed(211, None, positions) == expected
 

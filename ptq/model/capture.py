@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -62,9 +62,17 @@ def as_onnx(
         PtqError: as `capture` does.
 
     """
-    if isinstance(source, onnx.ModelProto) or (isinstance(source, Path) and detect(source) is Kind.ONNX):
-        return source
-    return ir.to_proto(capture(source, options, example))
+    return source if is_onnx(source) else ir.to_proto(capture(source, options, example))
+
+
+def is_onnx(source: object) -> TypeGuard[Path | onnx.ModelProto]:
+    """Whether a model is an ONNX graph in a file or in memory.
+
+    Raises:
+        ModelFileError: a file cannot be read or holds no model.
+
+    """
+    return isinstance(source, onnx.ModelProto) or (isinstance(source, Path) and detect(source) is Kind.ONNX)
 
 
 def _from_file(path: Path, options: CaptureOptions, example: Mapping[str, np.ndarray] | None) -> ir.Model:

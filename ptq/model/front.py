@@ -56,6 +56,12 @@ class Front:
             self._at, crossing = found
             self.crossing = self._run_to(crossing)
 
+    def through(self, model: Model) -> Front:
+        """The same cut through a network that differs from this one in initializers, none of them before the cut."""
+        other = Front(model, self._batches)
+        other._at, other.crossing = self._at, self.crossing
+        return other
+
     def rest(self, arrays: Feeds) -> Session | None:
         """What is behind the cut with other initializers; None where no output is."""
         made = {*self._made(self._at)}

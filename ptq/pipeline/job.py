@@ -17,7 +17,7 @@ from ptq.errors import OptionError
 from ptq.evaluate import check_labels
 from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower, observable
 from ptq.methods.mixed import OMPQ
-from ptq.model.capture import CaptureOptions, as_onnx, capture
+from ptq.model.capture import CaptureOptions, as_onnx, capture, is_onnx
 from ptq.model.graph import Model
 from ptq.model.save import serialized
 from ptq.model.sites import Site
@@ -33,7 +33,7 @@ from ptq.pipeline.result import Result
 from ptq.pipeline.size import Size
 from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
-from ptq.pipeline.steps import Steps
+from ptq.pipeline.steps import Steps, check_steps
 from ptq.pipeline.weights import SiteWeights, check_finite, quantize_weights
 from ptq.recipe import Plan, Recipe
 from ptq.report import Outline
@@ -165,6 +165,7 @@ def _ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
     evaluation = None if unseen is None else _evaluation(unseen, model)
     plan = recipe.plan(model.sites, has_data=data is not None)
     check_finite(model, plan)
+    check_steps(model, plan)
     executions = _executions(model, plan)
     model = without_bridges(model, taken.grids, _static(model, executions))
     reserved = 0 if data is None or not plan.measures else _reserved(model, data, recipe)
@@ -265,7 +266,7 @@ def _lowerings(
 
 def _reference(source: object, raw: Model, taken: Trained, folder: Path) -> Reference:
     """Files of the float network to compare with: the user's own when it is ONNX."""
-    if isinstance(source, Path) and _is_onnx(source):
+    if isinstance(source, Path) and is_onnx(source):
         own = source
     else:
         own = folder / "float.onnx"
@@ -275,9 +276,3 @@ def _reference(source: object, raw: Model, taken: Trained, folder: Path) -> Refe
     unrounded = folder / "unrounded.onnx"
     unrounded.write_bytes(serialized(Model(taken.plain)))
     return Reference(own, unrounded)
-
-
-def _is_onnx(path: Path) -> bool:
-    from ptq.model.files import Kind, detect
-
-    return detect(path) is Kind.ONNX

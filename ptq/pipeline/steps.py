@@ -20,6 +20,18 @@ from ptq.recipe import MINMAX, Plan
 from ptq.step import AFTER, BEFORE, Setting
 
 
+def check_steps(model: Model, plan: Plan) -> None:
+    """Refuse a step after the method that has nothing to do; one before it says so when its turn comes, at once.
+
+    Raises:
+        OptionError: there is one.
+
+    """
+    for _, step in plan.steps:
+        if step.when == AFTER:
+            step.check(model, plan.methods)
+
+
 @dataclass(frozen=True, eq=False)
 class Steps:
     """The steps of a plan, with what they work on."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from calibration.batch import Batch
 from calibration.observers import Mean
 from ptq.errors import OptionError
+from ptq.method import Method
 from ptq.model.depth import depths
 from ptq.model.functions import Function, behind, same
 from ptq.model.graph import Model
@@ -57,18 +58,21 @@ class BiasCorrection:
         """There is one way."""
         return cls()
 
+    def check(self, model: Model, methods: Mapping[str, Method | None]) -> None:
+        """Refuse a model without biases.
+
+        Raises:
+            OptionError: no layer that is quantized has a bias of its own.
+
+        """
+        if not any(methods[site.name] is not None and model.has_own_bias(site) for site in model.sites):
+            raise OptionError("--step bias-correction finds no quantized layer with a bias of its own; leave it out")
+
     def shifts(
         self, model: Model, setting: Setting, weights: Mapping[str, QTensor]
     ) -> tuple[Mapping[str, np.ndarray], str]:
-        """What the biases gain so that all means are as in float on the calibration data.
-
-        Raises:
-            OptionError: no quantized layer has a bias of its own.
-
-        """
+        """What the biases gain so that all means are as in float on the calibration data."""
         sites = [site for site in model.sites if site.name in weights and model.has_own_bias(site)]
-        if not sites:
-            raise OptionError("--step bias-correction finds no quantized layer with a bias of its own; leave it out")
         functions = {site.name: behind(model, site.uses[0]) for site in sites}
         expected = {site.name: Mean() for site in sites}
         for found in _samples(model, sites, setting.batches()):
@@ -90,8 +94,8 @@ class BiasCorrection:
                 old = model.initializer(bias)
                 arrays[bias] = (old + shifts[site.name].reshape(old.shape)).astype(np.float32)
             setting.advance()
-        count = len(sites)
-        return shifts, f"bias-correction: means of {count} layer{'s' * (count > 1)} as in float on the calibration data"
+        layers = f"{len(sites)} layer{'s' * (len(sites) != 1)}"
+        return shifts, f"bias-correction: means of {layers} as in float on the calibration data"
 
 
 def matching(values: Tensor, function: Function, means: Tensor) -> Tensor:
