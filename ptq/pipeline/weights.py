@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from calibration.dataset import Dataset
+from calibration.observers import Moment
 from ptq import allocation, formats
 from ptq.allocation import Rungs
 from ptq.errors import ModelError
@@ -28,7 +29,7 @@ from ptq.ranges import affine
 from ptq.recipe import Plan
 from ptq.scheme import FLOAT_BITS
 from ptq.sensitivity import output_effects
-from ptq.solve import Curvature, on_grid
+from ptq.solve import Curvature, on_grid, rounded_anew
 
 if TYPE_CHECKING:
     from ptq.pipeline.clock import Clock
@@ -72,13 +73,17 @@ class _Solved:
 
     def pick(self, rung: Tensor) -> SiteWeights:
         weight = self.ladder.pick(rung)
-        shift = None
-        if self.mean is not None:
-            residual = (self.matrix - weight.dequantize()).reshape(self.mean.shape[0], -1, self.mean.shape[1])
-            shift = (residual.double() @ self.mean.double()[:, :, None]).reshape(-1).float().numpy()
+        shift = None if self.mean is None else _shift(self.matrix - weight.dequantize(), self.mean)
         error = self.ladder.error.gather(0, rung[None]).double().sum()
         power = float(self.ladder.power.double().sum())
         return SiteWeights(weight, shift, float(error), power, self.measured)
+
+
+def _shift(residual: Tensor, mean: Tensor) -> np.ndarray:
+    """What a bias takes up of a residual `(out, in)` where that is the mean input `(groups, in)`; `(out,)`."""
+    apart = residual.double().reshape(len(mean), -1, mean.shape[1])
+    shift: np.ndarray = (apart @ mean.double()[:, :, None]).reshape(-1).float().numpy()
+    return shift
 
 
 def check_finite(model: Model, plan: Plan) -> None:
@@ -125,8 +130,8 @@ def _picked(solved: Mapping[str, _Solved], rungs: Rungs) -> dict[str, SiteWeight
     return {name: found.pick(rungs[name]) for name, found in solved.items() if name in rungs}
 
 
-def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False) -> _Solved:
-    """A site with up to `points` points; `apart` from the samples that effects are measured on."""
+def _solve(given: _Given, site: Site, points: int | None) -> _Solved:
+    """A site with up to `points` points."""
     model, statistics = given.model, given.statistics
     method = given.plan.methods[site.name]
     if method is None:
@@ -134,7 +139,7 @@ def _solve(given: _Given, site: Site, points: int | None, *, apart: bool = False
     matrix = torch.from_numpy(np.array(model.matrix(site), np.float32))
     weight = matrix.reshape(site.groups, -1, site.columns)
     least = _least_scale(given, site)
-    moments = {} if statistics is None else statistics.apart if apart else statistics.moments
+    moments = {} if statistics is None else statistics.moments
     if site.name not in moments:
         curvature = Curvature.unknown(site.groups, site.columns)
         ladder = _ladder(given, method, weight, curvature, points, least)
@@ -239,7 +244,8 @@ def _effects(
 ) -> dict[str, float]:
     """What each site on its base rung does to the output; without data, to its own output.
 
-    The site is rounded anew for it, without the samples it is measured on, where there are enough of them.
+    The site is rounded anew for it, on the scales that it has, without the samples it is measured on, where there are
+    enough of them.
     """
     model, statistics = given.model, given.statistics
     if statistics is None or measured is None:
@@ -248,22 +254,25 @@ def _effects(
         return {name: float(error / power) if power > 0 else 0.0 for name, (error, power) in totals.items()}
 
     def change(name: str) -> dict[str, np.ndarray]:
-        if name not in statistics.apart:
-            return _change(model, solved[name])
-        return _change(model, _solve(given, solved[name].site, 1, apart=True))
+        return _change(model, solved[name], statistics.apart.get(name))
 
     with stages.stage("allocate", len(solved)) as advance:
         changes = ((name, change(name)) for name in solved)
         return output_effects(model, changes, [batch.feeds for batch in measured.batches(BATCH)], advance)
 
 
-def _change(model: Model, solved: _Solved) -> dict[str, np.ndarray]:
-    """The initializers of the model when one site is on its base rung."""
-    site = solved.site
-    alone = solved.pick(solved.ladder.all_on(solved.ladder.base))
-    arrays = {site.weight: site.tensor(alone.weight.dequantize().numpy())}
-    bias = site.uses[0].bias
-    if alone.bias_shift is not None and bias is not None:
+def _change(model: Model, solved: _Solved, apart: Moment | None) -> dict[str, np.ndarray]:
+    """The initializers of the model when one site is on its base rung, rounded for the moment where there is one."""
+    site, (term, *more) = solved.site, solved.ladder.rungs[solved.ladder.base]
+    if apart is None or more:
+        weight, mean = QTensor((term, *more), solved.ladder.shape).dequantize(), solved.mean
+    else:
+        moment = apart.gram if solved.mean is None else apart.centred()
+        curvature = Curvature.of(moment, apart.count, term.format.span)
+        weight = rounded_anew(solved.matrix.reshape(site.groups, -1, site.columns), term, curvature).flatten(0, 1)
+        mean = None if solved.mean is None else apart.mean
+    arrays, bias = {site.weight: site.tensor(weight.numpy())}, site.uses[0].bias
+    if mean is not None and bias is not None:
         old = model.initializer(bias)
-        arrays[bias] = (old + alone.bias_shift.reshape(old.shape)).astype(np.float32)
+        arrays[bias] = (old + _shift(solved.matrix - weight, mean).reshape(old.shape)).astype(np.float32)
     return arrays

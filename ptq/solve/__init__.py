@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ptq.solve.anew import rounded_anew
 from ptq.solve.curvature import Curvature
 from ptq.solve.exact import on_grid
 from ptq.solve.groups import Refine, Steps, grid_of
@@ -21,6 +22,7 @@ __all__ = [
     "grid_of",
     "on_grid",
     "one_term",
+    "rounded_anew",
     "scale_grid",
     "solve",
 ]
