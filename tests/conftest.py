@@ -1,7 +1,8 @@
-"""The digits network of the demo as ONNX, captured once, and a few of its images."""
+"""What tests share: the digits network of the demo as ONNX, captured once, a few of its images, and less measuring."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,14 @@ from ptq.model.graph import Model
 from ptq.model.save import serialized
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+
+
+@pytest.fixture(autouse=True)
+def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaks are measured in processes of their own, a third of a second each: only for tests that are about them."""
+    if request.node.get_closest_marker("measures_memory") is None:
+        audit = importlib.import_module("ptq.audit.audit")  # the package has a function of that name
+        monkeypatch.setattr(audit, "peak_bytes", lambda *_: 1 << 20)
 
 
 @pytest.fixture(scope="session")

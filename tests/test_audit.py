@@ -15,6 +15,8 @@ from ptq.audit import audit
 from ptq.audit.costs import file_bytes, peak_bytes
 from ptq.errors import AuditError
 
+pytestmark = pytest.mark.measures_memory
+
 
 def test_the_figures_of_an_audit(tmp_path: Path) -> None:
     reference = float_conv().save(tmp_path / "f.onnx")

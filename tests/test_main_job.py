@@ -33,6 +33,7 @@ def close(result: ptq.Result) -> None:
     assert all(layer.integer for layer in result.report.computing), result.report.kernels
 
 
+@pytest.mark.measures_memory
 @pytest.mark.parametrize("weights", ["int4", "int3", "int2"])
 def test_a_module(weights: str) -> None:
     result = ptq.quantize(made(Convolutions()), IMAGES, eval_data=IMAGES, weights=weights, **PLENTY)
