@@ -40,7 +40,8 @@ def check(planned: Outline, report: Report) -> None:
     assert planned.data == report.data
     for layer, made in zip(planned.layers, report.layers, strict=True):
         note = made.note if made.execution == "float" else layer.note
-        assert [getattr(layer, name) for name in STEADY[:-1]] == [getattr(made, name) for name in STEADY[:-1]]
+        steady = [name for name in STEADY[:-1] if name != "format" or not layer.budgeted]  # some rows may have others
+        assert [getattr(layer, name) for name in steady] == [getattr(made, name) for name in steady]
         assert layer.note == note
         assert (layer.method is None) is (made.execution == "float")
         assert layer.bytes <= made.bytes if layer.budgeted else layer.bytes == made.bytes

@@ -56,10 +56,10 @@ def test_limits_of_the_base_formats(name: str, limits: list[int]) -> None:
     assert Multipoint(Scheme(formats.get(name)), last=formats.get("int2")).most_points == len(limits)
 
 
-def test_a_narrower_last_point_gives_sizes_in_between() -> None:
-    assert systems("int4") == {"int4": 7, "int4+int2": 22, "int4+int4": 112}
-    assert systems("int3") == {"int3": 3, "int3+int2": 10, "int3+int3": 24, "int3+int3+int2": 73}
-    assert list(systems("int2").values()) == [1, 4, 13, 40, 121]
+def test_a_wider_only_and_a_narrower_last_point_give_sizes_in_between() -> None:
+    assert systems("int4") == {"int4": 7, "int5": 15, "int4+int2": 22, "int4+int4": 112}
+    assert systems("int3") == {"int3": 3, "int4": 7, "int3+int2": 10, "int3+int3": 24, "int3+int3+int2": 73}
+    assert list(systems("int2").values()) == [1, 3, 4, 13, 40, 121]
     assert systems("int8") == {"int8": 127}
     assert systems("int4", points=1) == {"int4": 7, "int4+int4": 112}
 
@@ -79,7 +79,7 @@ def test_the_only_point_of_a_row_may_be_narrower_where_bits_are_few(option: str,
 @pytest.mark.parametrize("name", [*FORMATS, "int8"])
 def test_portable_weights_stay_below_64(name: str) -> None:
     assert max(systems(name, portable=True).values()) <= 63
-    assert systems("int4", portable=True) == {"int4": 7, "int4+int2": 22, "int4+int4": 63}
+    assert systems("int4", portable=True) == {"int4": 7, "int5": 15, "int4+int2": 22, "int4+int4": 63}
 
 
 @pytest.mark.parametrize("portable", [False, True])

@@ -161,5 +161,5 @@ def test_the_recipe_of_the_readme_runs(digits: Path, digit_images: dict[str, np.
     assert found["stem.0"].format == found["classifier"].format == "int8"
     assert found["blocks.0.conv1"].points == (0, 32)
     assert found["blocks.1.shortcut.0"].note == r"kept in float by mine.toml: rule 4 (match 'shortcut\.0$')"
-    assert found["blocks.3.conv1"].format == "int4"
+    assert found["blocks.3.conv1"].format in {"int4", "int5"}  # the widest that a row has
     assert result.report.options["bits"] == 4.4

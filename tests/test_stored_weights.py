@@ -83,8 +83,8 @@ def test_rows_of_every_size(shape: tuple[int, ...], base: str, opset: int, *, fo
 @pytest.mark.parametrize("more", [1, 30, 200, 299])
 def test_few_and_many_rows_with_more_points(more: int) -> None:
     made = ladder((300, 5), "int4")
-    assert [len(points) for points in made.rungs] == [1, 1, 2, 2]
-    rung = 1 + (torch.randperm(300, generator=torch.Generator().manual_seed(more)) < more).long() * 2
+    assert [len(points) for points in made.rungs] == [1, 1, 1, 2, 2]
+    rung = 1 + (torch.randperm(300, generator=torch.Generator().manual_seed(more)) < more).long() * 3
     weight = made.pick(rung)
     assert places_bits((rung > 1).nonzero()[:, 0], 300) == min(16 * more, 300)
     assert weight.storage_bits == 4 * 5 * (300 + more) + min(16 * more, 300) + 8 * 300

@@ -51,7 +51,8 @@ class Multipoint:
     first: Format | None = None
     """A narrower format that the only point of a row may have, where few bits or a tolerance are given."""
     wider: Format | None = None
-    """A wider one, where a row is more than one point of the base and less than two."""
+    """A wider one, where a row is more than one point of the base and less than two: with a narrow last point the sums
+    are half a bit short of what they take, as three numbers are less than two bits. Sums of unsigned points are not."""
     last: Format | None = None
     """A narrower format that the last of several points may have, where no number of points is."""
 
@@ -92,7 +93,7 @@ class Multipoint:
         check_singly(f"--rounding {rounding}", rounding, scheme)
         points = options.get("points")
         first = last = wider = None
-        if points is None and isinstance(base, UNEVEN):
+        if points is None and base.min < 0:
             most = most_steps(portable=request.portable)
             wider = next((fmt for fmt in alike(base) if fmt.bits > base.bits and fmt.reach <= most), None)
         if points is None and (narrower := _narrower(base)):
