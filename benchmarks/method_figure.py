@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -37,6 +38,8 @@ _TIMES_FLOAT: Final = 3.0
 _LEAST_DB: Final = 0.0
 _NEAR: Final = 20
 """Pixels between points that have one label."""
+_WIDE: Final = 150
+"""Letters of a line over all of the figure."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def draw(results: Iterable[Result], stem: Path) -> None:
     order = sorted(named, key=_rank)
     handles = [named[name] for name in order]
     figure.legend(handles, order, loc="outside lower center", ncols=5, fontsize=9, frameon=False, handlelength=3.5)
-    made = method_results.made([each for found in tasks.values() for each in found])
+    made = textwrap.fill(method_results.made([each for found in tasks.values() for each in found]), _WIDE)
     figure.suptitle(f"Every method at every number of bits\n{made}", fontsize=10)
     save(figure, stem)
 
