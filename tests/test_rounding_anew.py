@@ -45,5 +45,5 @@ def test_it_is_error_feedback() -> None:
     data = curvature(2, 1)
     term = one_term(weight, scheme.parse("int4"), data, NEAREST).rungs[0][0]
     scale = term.scale.reshape(GROUPS, ROWS, 1)
-    numbers = ROUNDINGS["hessian"].rows(data.arranged(weight), scale, term.format, data, None)
+    numbers = ROUNDINGS["hessian"].rows(data.arranged(weight), scale, term.format, data, None).values
     torch.testing.assert_close(rounded_anew(weight, term, data), data.restored(numbers * scale))

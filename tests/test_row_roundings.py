@@ -17,7 +17,7 @@ from ptq.formats.integer import Integers
 from ptq.method import Request
 from ptq.methods.multipoint import Multipoint
 from ptq.rounding import neighbours, round_to
-from ptq.scheme import Scheme
+from ptq.scheme import Scheme, parse
 from ptq.solve import ROUNDINGS, Curvature, learned
 from ptq.solve.feedback import nearest_rows, round_rows
 from ptq.solve.learned import inverse, learn_rows, penalty, rectified
@@ -57,7 +57,7 @@ def test_gpfq_is_the_greedy_choice_over_the_inputs(name: str) -> None:
     x[:, ::7] = 0
     rows, scale = gaussian(1, 3, columns).double(), torch.tensor([0.2, 0.3, 0.5])[None, :, None].double()
     zero = torch.full_like(scale, 7) if fmt.min == 0 else None
-    got = follow_rows(rows, scale, fmt, undamped(x), zero)
+    got = follow_rows(rows, scale, fmt, undamped(x), zero).values
     numbers = torch.tensor(fmt.values).double() - (0 if zero is None else 7)
     for row in range(3):
         u = torch.zeros(30).double()
@@ -73,7 +73,7 @@ def test_inputs_that_were_never_active_go_to_the_nearest_with_the_usual_damping(
     x, rows = inputs(300, 24), gaussian(1, 4, 24)
     x[:, 5:9] = 0
     curve, scale = curvature(x), torch.full((1, 4, 1), 0.2)
-    got = curve.restored(follow_rows(curve.arranged(rows), scale, Integers.up_to(7), curve))
+    got = curve.restored(follow_rows(curve.arranged(rows), scale, Integers.up_to(7), curve).values)
     assert torch.equal(got[..., 5:9], nearest_rows(rows, scale, Integers.up_to(7))[..., 5:9])
 
 
@@ -117,8 +117,7 @@ def test_learned_rounding_is_near_the_best_of_all(name: str) -> None:
     errors = curve.errors(((low + choices * (high - low)) * scale - rows).flatten(0, 1)[None])
     best = errors.reshape(len(choices), -1).amin(0)
     got, near, fed = (
-        curve.errors(rows - how(rows, scale, fmt, curve, None) * scale)[0]
-        for how in (learn_rows, ROUNDINGS["nearest"].rows, round_rows)
+        how(rows, scale, fmt, curve, None).error[0] for how in (learn_rows, ROUNDINGS["nearest"].rows, round_rows)
     )
     assert (got <= torch.minimum(near, fed)).all()
     assert (got.sum() - best.sum()) < 0.2 * (near.sum() - best.sum())
@@ -131,8 +130,8 @@ def test_rows_are_learned_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     together = learn_rows(rows, scale, Integers.up_to(7), curve)
     monkeypatch.setattr(learned, "_MOST_ELEMENTS", 2 * 40 * 2)
     apart = learn_rows(rows, scale, Integers.up_to(7), curve)
-    assert (together == apart).float().mean() > 0.99
-    torch.testing.assert_close(*(curve.errors(rows - made * scale) for made in (together, apart)), rtol=0.02, atol=0)
+    assert (together.values == apart.values).float().mean() > 0.99
+    torch.testing.assert_close(together.error, apart.error, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -159,6 +158,22 @@ def test_neighbours_enclose_a_number_and_are_next_to_each_other(fmt: Format) -> 
     assert ((low <= inside) & (inside <= high)).all()
     nearest = round_to(fmt, x)
     assert ((nearest == low) | (nearest == high)).all()
+
+
+@pytest.mark.parametrize("samples", [4000, 3], ids=["regular", "singular"])
+@pytest.mark.parametrize("name", ["int4", "uint4", "fp4_e2m1", "lloyd4x2", "lloyd2x4"])
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_the_error_is_what_the_output_is_off_by(rounding: str, name: str, samples: int) -> None:
+    """Whichever way it was added up; 50 columns are no whole vectors of four."""
+    fmt, how, columns = parse(name).format, ROUNDINGS[rounding], 50
+    if how.singly and fmt.span > 1:
+        return
+    x, weight = inputs(samples, columns), gaussian(2, 6, columns)
+    curve = Curvature.of((x.T @ x)[None].expand(2, -1, -1) * 1e6, 10**9, fmt.span)  # next to no damping
+    rows, scale = curve.arranged(weight), weight.abs().amax(-1, keepdim=True) / fmt.max
+    zero = torch.full_like(scale, 7.0) if fmt.min == 0 else None
+    made = how.rows(rows, scale, fmt, curve, zero)
+    torch.testing.assert_close(made.error, curve.errors(rows - made.values * scale), rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

@@ -22,5 +22,5 @@ def rounded_anew(weight: Tensor, term: Term, curvature: Curvature) -> Tensor:
     zero = None
     if term.zero_point is not None:
         zero = grouping.wide(term.zero_point.float().reshape(*shape[:2], -1), curvature.order)
-    values = round_rows(curvature.arranged(weight), wide, term.format, curvature, zero)
+    values = round_rows(curvature.arranged(weight), wide, term.format, curvature, zero).values
     return curvature.restored(values * wide)

@@ -120,13 +120,10 @@ def _permuted(moment: Tensor, order: Tensor) -> Tensor:
 
 
 def _inverse_factor(damped: Tensor, mean: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse; near-singular moments get as much more damping as they need."""
+    """The upper Cholesky factor of the inverse; near-singular moments are given as much more damping as they need."""
     extra = torch.zeros_like(mean)
     while True:
-        tried = damped.clone()
-        tried.diagonal(dim1=-2, dim2=-1).add_(extra)
-        lower, failed = torch.linalg.cholesky_ex(tried)
-        del tried
+        lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed.any():
             inverse = torch.cholesky_inverse(lower)
             del lower
@@ -135,4 +132,6 @@ def _inverse_factor(damped: Tensor, mean: Tensor) -> Tensor:
                 factor: Tensor = upper
                 return factor
         grown = torch.where(extra > 0, extra * 10, mean.clamp_min(1e-30) * _SINGULAR)
-        extra = torch.where(failed[:, None] > 0, grown, extra)
+        grown = torch.where(failed[:, None] > 0, grown, extra)
+        damped.diagonal(dim1=-2, dim2=-1).add_(grown - extra)
+        extra = grown

@@ -15,6 +15,7 @@ from torch import Tensor
 from ptq.formats import Format
 from ptq.rounding import nearest, nearest_vectors
 from ptq.solve.curvature import Curvature
+from ptq.solve.solution import Rounded
 from ptq.vectors import VectorFormat
 
 _BLOCK = 64
@@ -73,19 +74,25 @@ def nearest_rows(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None
     return rounded(weight / scale) if zero is None else rounded(weight / scale + zero) - zero
 
 
-def round_rows(weight: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Tensor:
-    """The same with error feedback, for rows in rounding order; scale and zero `(g, rows, in)` or `(g, rows, 1)`."""
+def round_rows(weight: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Rounded:
+    """The same with error feedback, for rows in rounding order; scale and zero `(g, rows, in)` or `(g, rows, 1)`.
+
+    What is carried on are residuals times the inverse of the factor: their squares are what the output is off by.
+    """
     steps, put = columns_first(scale), to_grid(fmt, None if zero is None else columns_first(zero))
     work = columns_first(weight)
-    rounded = torch.empty_like(work)
+    rounded, total = torch.empty_like(work), work.new_zeros((len(work), work.shape[-1]))
 
     def error(at: slice, wanted: Tensor) -> Tensor:
         step, root = columns(steps, at), _inverse(curvature.factor[:, at, at])
         rounded[:, at] = put(wanted / step, at, root)
-        return root.mT @ (wanted - rounded[:, at] * step)
+        carried = root.mT @ (wanted - rounded[:, at] * step)
+        for column in carried.unbind(1):
+            total.addcmul_(column, column)
+        return carried
 
     each_column(work, curvature.factor, fmt.span, error, ahead=True)
-    return rounded.mT.contiguous()
+    return Rounded(rounded.mT.contiguous(), total)
 
 
 def _inverse(factor: Tensor) -> Tensor:

@@ -69,8 +69,7 @@ def solve_groups(
     zero = None if steps.zero is None else grouping.wide(steps.zero, curvature.order)
 
     def first(rounding: RowRounding) -> Solution:
-        values = rounding.rows(rows, scale, fmt, curvature, zero)
-        error = curvature.errors(rows - values * scale)
+        values, error = rounding.rows(rows, scale, fmt, curvature, zero)
         return Solution(values if zero is not None else compact(values, fmt), steps.scale, error, steps.zero)
 
     shared = scheme.per_tensor and scheme.group is None

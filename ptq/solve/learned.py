@@ -17,6 +17,7 @@ from ptq.formats import Format
 from ptq.rounding import neighbours
 from ptq.solve.curvature import Curvature
 from ptq.solve.feedback import nearest_rows, round_rows
+from ptq.solve.solution import Rounded
 
 _ZETA, _GAMMA = 1.1, -0.1
 """How far beyond 1 and 0 the sigmoid is stretched in the paper, so that both are reached."""
@@ -56,20 +57,16 @@ def penalty(h: Tensor, beta: float) -> Tensor:
     return 1 - (2 * h - 1).abs() ** beta
 
 
-def learn_rows(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Tensor:
+def learn_rows(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Rounded:
     """Numbers of the format, less zero points, for rows `(g, rows, in)` in rounding order.
 
     `h` starts at where each weight is between its neighbours, as in the paper: a start from the numbers of error
     feedback ended the same or a little worse. No row is worse than rounded to nearest,
     nor than with error feedback: the best of the three is kept.
     """
-    best = nearest_rows(rows, scale, fmt, zero)
-    least = curvature.errors(rows - best * scale)
-    for values in (round_rows(rows, scale, fmt, curvature, zero), _in_parts(rows, scale, fmt, curvature, zero)):
-        error = curvature.errors(rows - values * scale)
-        best = torch.where((error < least)[..., None], values, best)
-        least = torch.minimum(error, least)
-    return best
+    near = Rounded.of(nearest_rows(rows, scale, fmt, zero), rows, scale, curvature)
+    learned = Rounded.of(_in_parts(rows, scale, fmt, curvature, zero), rows, scale, curvature)
+    return near.better(round_rows(rows, scale, fmt, curvature, zero)).better(learned)
 
 
 def _in_parts(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None) -> Tensor:

@@ -16,9 +16,10 @@ from torch import Tensor
 from ptq.formats import Format
 from ptq.solve.curvature import Curvature
 from ptq.solve.feedback import columns, columns_first, each_column, to_grid
+from ptq.solve.solution import Rounded
 
 
-def follow_rows(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Tensor:
+def follow_rows(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Rounded:
     """Numbers of the format, less zero points, for rows `(g, rows, in)` in rounding order.
 
     Columns are followed in that order, where the paper has their own: errors are 0.1 dB less in dense layers of
@@ -27,7 +28,7 @@ def follow_rows(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, 
     An input without any power, `G[t, t] = 0`, is given a 0, as in the paper. `Curvature.of` knows none, as it gives
     those that were never active a power of their own: they go to the nearest.
     """
-    return path(rows, scale, fmt, curvature, zero)[0]
+    return Rounded.of(path(rows, scale, fmt, curvature, zero)[0], rows, scale, curvature)
 
 
 def path(

@@ -14,9 +14,10 @@ from ptq.solve.curvature import Curvature
 from ptq.solve.feedback import nearest_rows, round_rows
 from ptq.solve.learned import learn_rows
 from ptq.solve.path import follow_rows
+from ptq.solve.solution import Rounded
 
-PutsRows = Callable[[Tensor, Tensor, Format, Curvature, Tensor | None], Tensor]
-"""Gives numbers of the format, less zero points, for rows `(g, rows, in)` in the order of the curvature.
+PutsRows = Callable[[Tensor, Tensor, Format, Curvature, Tensor | None], Rounded]
+"""Gives numbers of the format for rows `(g, rows, in)` in the order of the curvature.
 
 Scales and zero points, which come before and after format and curvature, are `(g, rows, in)` or `(g, rows, 1)`.
 """
@@ -39,7 +40,11 @@ class RowRounding:
     """Whether it is a rule for single numbers, so that there is none for formats of vectors."""
 
 
-NEAREST: Final = RowRounding(lambda rows, scale, fmt, _, zero: nearest_rows(rows, scale, fmt, zero), needs=frozenset())
+def _nearest(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None) -> Rounded:
+    return Rounded.of(nearest_rows(rows, scale, fmt, zero), rows, scale, curvature)
+
+
+NEAREST: Final = RowRounding(_nearest, needs=frozenset())
 HESSIAN: Final = RowRounding(round_rows, settles=True)
 
 ROUNDINGS: Final[Mapping[str, RowRounding]] = MappingProxyType(

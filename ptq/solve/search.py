@@ -14,6 +14,7 @@ from ptq.formats import Format
 from ptq.formats.lloyd import LloydFormat
 from ptq.scales import ScaleGrid
 from ptq.solve.curvature import Curvature
+from ptq.solve.feedback import nearest_rows
 from ptq.solve.grouping import Grouping
 from ptq.solve.roundings import RowRounding
 from ptq.solve.settle import Improver
@@ -45,6 +46,10 @@ _LONG_TAILED = torch.linspace(1.4, 0.6, 9)
 
 _OF_VECTORS = 2.4 * 0.8 ** torch.arange(6)
 """Books of vectors reach as far as few rows do, some 6 standard deviations; the largest weight is 2.5 to 8 away."""
+
+_SHORTLIST = 6
+"""So many scales are tried with a rounding that takes its time. Against all twelve of int4 the error of layers is 0.007
+dB larger in MiniLM, 0.001 dB in EfficientNet-Lite0; with four it would be 0.024 and 0.006 dB."""
 
 _SPARE = 2.0
 """How far beyond the scales that are tried one may settle."""
@@ -86,10 +91,12 @@ def solve(
 def _searched(rows: Tensor, fmt: Format, curvature: Curvature, grid: ScaleGrid, rounding: RowRounding) -> Solution:
     """Each row with the best of some scales that clip more and more of it."""
     widest = rows.abs().amax(-1) / max(-fmt.min, fmt.max)
+    scales = grid.snap((widest * candidates(fmt)[:, None, None])[..., None])
+    if rounding.needs and fmt.span == 1 and len(scales) > _SHORTLIST:
+        scales = _promising(rows, scales, fmt, curvature)
     together = max(1, _MOST_ELEMENTS // max(rows.numel(), 1))
     best: Solution | None = None
-    for factors in torch.split(candidates(fmt), together):
-        scale = grid.snap((widest * factors[:, None, None])[..., None])
+    for scale in torch.split(scales, together):
         found = _best_of(rows, scale, fmt, curvature, rounding)
         best = found if best is None else best.better(found)
     if best is None:
@@ -97,14 +104,22 @@ def _searched(rows: Tensor, fmt: Format, curvature: Curvature, grid: ScaleGrid, 
     return best
 
 
+def _promising(rows: Tensor, scales: Tensor, fmt: Format, curvature: Curvature) -> Tensor:
+    """Of `(candidates, groups, rows, 1)` those with which each row rounded to nearest is best, in their order."""
+    importance = curvature.diagonal[:, None]
+    off = (rows - nearest_rows(rows, scale, fmt) * scale for scale in scales)
+    errors = torch.stack([(residual.square_() * importance).sum(-1) for residual in off])
+    chosen = errors.topk(_SHORTLIST, dim=0, largest=False).indices.sort(dim=0).values
+    return scales.gather(0, chosen[..., None])
+
+
 def _best_of(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, rounding: RowRounding) -> Solution:
     """Round with every scale of `(candidates, groups, rows, 1)` at once, and keep each row's best."""
     candidates, groups, count, _ = scale.shape
     many = rows.repeat(1, candidates, 1)
     scales = scale.transpose(0, 1).reshape(groups, candidates * count, 1)
-    values = rounding.rows(many, scales, fmt, curvature, None)
-    error = curvature.errors(many - values * scales).reshape(groups, candidates, count)
-    least, winner = error.min(dim=1)
+    values, error = rounding.rows(many, scales, fmt, curvature, None)
+    least, winner = error.reshape(groups, candidates, count).min(dim=1)
     values = values.reshape(groups, candidates, count, -1)
     chosen = values.gather(1, winner[:, None, :, None].expand(-1, 1, -1, values.shape[-1]))[:, 0]
     return Solution(compact(chosen, fmt), scale.gather(0, winner[None, ..., None])[0], least)

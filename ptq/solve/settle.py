@@ -49,8 +49,7 @@ class Improver:
     def _anew(self, found: Solution, rounding: RowRounding) -> Solution:
         """Rounded on the scales of a solution."""
         scale, zero = self._wide(found.scale), None if found.zero is None else self._wide(found.zero)
-        values = rounding.rows(self.rows, scale, self.format, self.curvature, zero)
-        error = self.curvature.errors(self.rows - values * scale)
+        values, error = rounding.rows(self.rows, scale, self.format, self.curvature, zero)
         return replace(found, values=values.to(found.values.dtype), error=error)
 
     def _settled(self, found: Solution) -> Solution:
@@ -71,11 +70,13 @@ class Improver:
         The slope is what the error falls by where weights grow, `(w - s q) H`; with the scales comes the new one.
         """
         order, moment = self.curvature.order, self.curvature.moment
-        power = self.grouping.sums(values * (values @ self.grouping.within(moment, order)), order)
+        product = values @ self.grouping.within(moment, order)
+        power = self.grouping.sums(values * product, order)
         pull = self.grouping.sums(values * slope, order)
         fitted = self.grid.snap(scale + pull / power.clamp_min(torch.finfo(torch.float32).tiny))
+        less = self._wide(scale - fitted)
+        moved = slope + (less * product if self.grouping.count == 1 else (less * values) @ moment)
         residual = self._residual(values, fitted)
-        moved = residual @ moment
         better = (_errors(residual, moved) < _errors(self._residual(values, scale), slope))[..., None]
         return torch.where(better, fitted, scale), torch.where(better, moved, slope)
 

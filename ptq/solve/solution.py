@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ptq.solve.curvature import Curvature
+
+
+class Rounded(NamedTuple):
+    """Numbers of a format `(groups, rows, in)`, less zero points, and the power of what the output is off by.
+
+    The error is `(groups, rows)`, that of `Curvature.errors`.
+    """
+
+    values: Tensor
+    error: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, rows: Tensor, scale: Tensor, curvature: Curvature) -> Rounded:
+        """Numbers for rows in rounding order, with the error that they have."""
+        return cls(values, curvature.errors(rows - values * scale))
+
+    def better(self, other: Rounded) -> Rounded:
+        """Every row from the one that has the smaller error there; of equals, this one's."""
+        take = other.error < self.error
+        return Rounded(
+            torch.where(take[..., None], other.values, self.values), torch.where(take, other.error, self.error)
+        )
 
 
 @dataclass(frozen=True)
