@@ -53,18 +53,6 @@ def capture(source: Source, options: CaptureOptions, example: Mapping[str, np.nd
     return _from_torch(source, options, example)
 
 
-def as_onnx(
-    source: Source, options: CaptureOptions, example: Mapping[str, np.ndarray] | None = None
-) -> Path | onnx.ModelProto:
-    """A model as ONNX, itself where it is: what may be captured again and again without an export.
-
-    Raises:
-        PtqError: as `capture` does.
-
-    """
-    return source if is_onnx(source) else ir.to_proto(capture(source, options, example))
-
-
 def is_onnx(source: object) -> TypeGuard[Path | onnx.ModelProto]:
     """Whether a model is an ONNX graph in a file or in memory.
 

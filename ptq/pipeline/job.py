@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx_ir as ir
 
 from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
@@ -17,7 +18,7 @@ from ptq.errors import OptionError
 from ptq.evaluate import check_labels
 from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower, observable
 from ptq.methods.mixed import OMPQ
-from ptq.model.capture import CaptureOptions, as_onnx, capture, is_onnx
+from ptq.model.capture import CaptureOptions, capture, is_onnx
 from ptq.model.graph import Model
 from ptq.model.save import serialized
 from ptq.model.sites import Site
@@ -143,9 +144,11 @@ def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
 
 def exported(job: Job) -> Job:
     """The same about the ONNX graph of its model, for those who run it more than once: an export takes its time."""
+    if is_onnx(job.model):
+        return job
     source = None if job.data is None else open_data(job.data, job.images, "--data")
-    model = as_onnx(job.model, job.capture, _example(source))
-    return job if model is job.model else replace(job, model=model, capture=CaptureOptions())
+    graph = capture(job.model, job.capture, _example(source))
+    return replace(job, model=ir.to_proto(graph), capture=CaptureOptions())
 
 
 def _ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
