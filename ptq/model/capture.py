@@ -53,6 +53,18 @@ def capture(source: Source, options: CaptureOptions, example: Mapping[str, np.nd
     return _from_torch(source, options, example)
 
 
+def captured(
+    source: Source, options: CaptureOptions, example: Mapping[str, np.ndarray] | None = None
+) -> onnx.ModelProto:
+    """What `capture` finds as ONNX, which may be captured again and again without an export.
+
+    Raises:
+        PtqError: as `capture` does.
+
+    """
+    return ir.to_proto(capture(source, options, example))
+
+
 def is_onnx(source: object) -> TypeGuard[Path | onnx.ModelProto]:
     """Whether a model is an ONNX graph in a file or in memory.
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnx_ir as ir
 
 from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
@@ -18,7 +17,7 @@ from ptq.errors import OptionError
 from ptq.evaluate import check_labels
 from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower, observable
 from ptq.methods.mixed import OMPQ
-from ptq.model.capture import CaptureOptions, capture, is_onnx
+from ptq.model.capture import CaptureOptions, capture, captured, is_onnx
 from ptq.model.graph import Model
 from ptq.model.save import serialized
 from ptq.model.sites import Site
@@ -147,8 +146,7 @@ def exported(job: Job) -> Job:
     if is_onnx(job.model):
         return job
     source = None if job.data is None else open_data(job.data, job.images, "--data")
-    graph = capture(job.model, job.capture, _example(source))
-    return replace(job, model=ir.to_proto(graph), capture=CaptureOptions())
+    return replace(job, model=captured(job.model, job.capture, _example(source)), capture=CaptureOptions())
 
 
 def _ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
