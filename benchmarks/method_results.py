@@ -16,7 +16,7 @@ import runs
 
 from ptq.errors import OptionError
 
-DONE, REFUSED, LATE, FAILED = "done", "refused", "late", "failed"
+DONE, REFUSED, LATE, FAILED, UNTRIED = "done", "refused", "late", "failed", "not run"
 
 FLOAT: Final = "FP32"
 
@@ -76,7 +76,7 @@ class Result:
 
     def settles(self, key: Key, limit: float | None) -> bool:
         """Whether a point need not be run: one that was late may be again, with more time."""
-        return self.key == key and not (self.outcome == LATE and self._is_less(limit))
+        return self.key == key and self.outcome != UNTRIED and not (self.outcome == LATE and self._is_less(limit))
 
     def rules_out(self, key: Key, limit: float | None) -> bool:
         """Whether a point need not be tried: a method takes about as long with other values of the same options."""
@@ -92,10 +92,15 @@ def read(path: Path) -> list[Result]:
     return [Result.parse(line) for line in records.lines(path)]
 
 
+def standing(results: Iterable[Result]) -> list[Result]:
+    """The last of each key: what was late may since have been given more time."""
+    return list({result.key: result for result in results}.values())
+
+
 def untried(key: Key, late: Result) -> Result:
     """A point that another one of its method rules out."""
-    why = f"not run: over {late.limit:g} s at {late.key.bits:g} bits"
-    return replace(late, key=key, why=why, day=date.today().isoformat())
+    why = f"over {late.limit:g} s at {late.key.bits:g} bits"
+    return replace(late, key=key, outcome=UNTRIED, why=why, day=date.today().isoformat())
 
 
 def measure(task: Task, key: Key, folder: Path, limit: float | None) -> Result:

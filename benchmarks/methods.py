@@ -69,7 +69,7 @@ def main(
     _check(only, [task.name for task in chosen])
     for task in chosen:
         for key in _keys(task, only):
-            found = _found(task, key, limit, [] if again else method_results.read(results))
+            found = _found(task, key, limit, [] if again else method_results.standing(method_results.read(results)))
             if found is not None:
                 records.append(results, found.line())
                 click.echo(_said(found))
@@ -81,7 +81,8 @@ def _found(task: Task, key: Key, limit: float | None, known: Sequence[Result]) -
         return None
     late = next((each for each in known if each.rules_out(key, limit)), None)
     if late is not None:
-        return method_results.untried(key, late)
+        made = method_results.untried(key, late)
+        return None if any((each.key, each.why) == (key, made.why) for each in known) else made
     with tempfile.TemporaryDirectory() as folder:
         return method_results.measure(task, key, Path(folder), limit)
 

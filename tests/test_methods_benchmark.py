@@ -155,8 +155,12 @@ def test_what_takes_too_long_is_ended_and_run_again_with_more_time(
     assert not result.settles(result.key, None)
     assert command(*common, *only, "--limit", 0.05).stdout == ""
     said = command(*common, "--only", "net,rtn,4", "--limit", 0.04).stdout
-    assert said == "net, rtn, 4 bits: late: not run: over 0.05 s at 8 bits\n"
+    assert said == "net, rtn, 4 bits: not run: over 0.05 s at 8 bits\n"
+    assert command(*common, "--only", "net,rtn,4", "--limit", 0.04).stdout == ""
     assert not any(each.rules_out(result.key, 0.06) for each in module("method_results").read(results))
+    assert command(*common, *only).stdout.startswith("net, rtn, 8 bits: top1 ")
+    said = command(*common, "--only", "net,rtn,4", "--limit", 0.04).stdout
+    assert said == "net, rtn, 4 bits: late: over 0.04 s\n"
 
 
 def test_the_page_has_every_point_and_every_reason(
