@@ -16,6 +16,9 @@ from method_results import DONE, LATE, Result
 FINDINGS: Final = "## What multipoint wins and loses"
 """The heading of what is written by hand."""
 
+_USELESS: Final = 10_000.0
+"""A perplexity of which only the size is of interest."""
+
 NAMES: Final = {"top1": "top-1", "cosine": "cosine", "perplexity": "perplexity"}
 
 COLUMNS: Final = (
@@ -64,7 +67,9 @@ def shown(name: str, value: float | None) -> str:
     """A score as people write it."""
     if value is None:
         return ""
-    return f"{100 * value:.1f} %" if name == "top1" else f"{value:.2f}" if name == "perplexity" else f"{value:.4f}"
+    if name == "perplexity":
+        return f"{value:.2f}" if value < _USELESS else f"{value:.0e}"
+    return f"{100 * value:.1f} %" if name == "top1" else f"{value:.4f}"
 
 
 def _score_name(results: Sequence[Result]) -> str:
