@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
+from ptq import registry
 from ptq.errors import OptionError
 from ptq.formats import most_steps
 from ptq.ladder import Ladder
@@ -64,6 +65,19 @@ class Method(Protocol):
         """
 
 
+def rounding_of(request: Request, default: str) -> str:
+    """The rounding that a request names, or `default`.
+
+    Raises:
+        OptionError: there is none of that name, or it needs data that is not there.
+
+    """
+    name: str = request.options.get("rounding") or default
+    if registry.get("--rounding", name, ROUNDINGS).needs and not request.has_data:
+        raise OptionError(f"--rounding {name} needs calibration data; give --data")
+    return name
+
+
 def check_singly(said: str, rounding: str, scheme: Scheme) -> None:
     """Refuse vectors where a rounding, by name, goes by single numbers; `said` is what a user chose it by.
 
@@ -113,8 +127,8 @@ class OneTerm:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the rounding needs, or the mean input: it keeps the mean of an output where it is."""
-        return ROUNDINGS[self.ROUNDING].needs or frozenset({"mean"})
+        """Those of the rounding."""
+        return ROUNDINGS[self.ROUNDING].statistics
 
     @property
     def integral(self) -> bool:

@@ -14,7 +14,7 @@ from ptq import formats, registry, scheme
 from ptq.errors import OptionError, suggest
 from ptq.formats import most_steps
 from ptq.ladder import Ladder
-from ptq.method import Request, check_singly
+from ptq.method import Request, check_singly, rounding_of
 from ptq.scheme import ROW, TENSOR, Scheme
 from ptq.solve import ROUNDINGS, Curvature, one_term
 from ptq.vectors import VECTORS
@@ -61,9 +61,7 @@ class Mixed:
                 f"--method mixed chooses among {', '.join(map(Scheme.describe, choices))}, and --weights "
                 f"{said.describe()} is none of them; name it in --among, or give another"
             )
-        rounding = options.get("rounding") or ("hessian" if request.has_data else "nearest")
-        if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
-            raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
+        rounding = rounding_of(request, "hessian" if request.has_data else "nearest")
         for choice in choices:
             check_singly(f"--rounding {rounding}", rounding, choice)
         metric = options.get("metric") or SENSITIVITY
@@ -88,8 +86,8 @@ class Mixed:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the rounding needs, or the mean input: it keeps the mean of an output where it is."""
-        return ROUNDINGS[self.rounding].needs or frozenset({"mean"})
+        """Those of the rounding."""
+        return ROUNDINGS[self.rounding].statistics
 
     @property
     def integral(self) -> bool:

@@ -39,6 +39,11 @@ class RowRounding:
     singly: bool = False
     """Whether it is a rule for single numbers, so that there is none for formats of vectors."""
 
+    @property
+    def statistics(self) -> frozenset[str]:
+        """What it needs, or the mean input: that keeps the mean of an output where it is."""
+        return self.needs or frozenset({"mean"})
+
 
 def _nearest(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None) -> Rounded:
     return Rounded.of(nearest_rows(rows, scale, fmt, zero), rows, scale, curvature)

@@ -17,7 +17,7 @@ from ptq.errors import OptionError, suggest
 from ptq.formats import INT8_MAX, Format, most_steps
 from ptq.formats.integer import IntFormat
 from ptq.ladder import Ladder
-from ptq.method import Request, check_singly
+from ptq.method import Request, check_singly, rounding_of
 from ptq.methods.multipoint.greedy import greedy_rows
 from ptq.methods.multipoint.radix import Radix
 from ptq.qtensor import Term
@@ -86,10 +86,8 @@ class Multipoint:
             raise OptionError(
                 f"multipoint sums points of integers, not of {scheme.describe()}; use --method gptq or rtn for it"
             )
-        search, rounding = options.get("search") or "radix", options.get("rounding")
-        rounding = rounding or ("hessian" if request.has_data and search == "radix" else "nearest")
-        if registry.get("--rounding", rounding, ROUNDINGS).needs and not request.has_data:
-            raise OptionError(f"--rounding {rounding} needs calibration data; give --data")
+        search = options.get("search") or "radix"
+        rounding = rounding_of(request, "hessian" if request.has_data and search == "radix" else "nearest")
         check_singly(f"--rounding {rounding}", rounding, scheme)
         points = options.get("points")
         first = last = wider = None
@@ -126,8 +124,8 @@ class Multipoint:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the rounding needs, or the mean input: it keeps the mean of an output where it is."""
-        return ROUNDINGS[self.rounding].needs or frozenset({"mean"})
+        """Those of the rounding."""
+        return ROUNDINGS[self.rounding].statistics
 
     @property
     def integral(self) -> bool:
