@@ -65,14 +65,14 @@ class Method(Protocol):
         """
 
 
-def rounding_of(request: Request, default: str) -> str:
-    """The rounding that a request names, or `default`.
+def rounding_of(request: Request, with_data: str = "hessian") -> str:
+    """The rounding that a request names, or else `with_data` where there is data, and to nearest where there is none.
 
     Raises:
         OptionError: there is none of that name, or it needs data that is not there.
 
     """
-    name: str = request.options.get("rounding") or default
+    name: str = request.options.get("rounding") or (with_data if request.has_data else "nearest")
     if registry.get("--rounding", name, ROUNDINGS).needs and not request.has_data:
         raise OptionError(f"--rounding {name} needs calibration data; give --data")
     return name

@@ -49,7 +49,7 @@ def audit(reference: Path, quantized: Path, feeds: Sequence[Feeds], checks: Chec
         AuditError: the quantized file does not check, load or run.
 
     """
-    _check(quantized, inferred=_has_true_shapes(reference))
+    _check(quantized, inferred=_is_inferred(reference))
     if checks is Checks.AS_WRITTEN:
         _run_as_written(quantized, feeds)
         return Audit({}, None, None, *(Cost(file_bytes(path), None, None) for path in (reference, quantized)))
@@ -73,8 +73,12 @@ def audit(reference: Path, quantized: Path, feeds: Sequence[Feeds], checks: Chec
     )
 
 
-def _has_true_shapes(reference: Path) -> bool:
-    """Whether the shapes that a float model declares are those that follow from its inputs; ONNX Runtime only warns."""
+def _is_inferred(reference: Path) -> bool:
+    """Whether the checker infers the shapes of a float model.
+
+    It does not where a shape that is declared is none that follows from the inputs, and for some models with types that
+    it does not know; ONNX Runtime, which judges next, takes both with a warning.
+    """
     try:
         onnx.checker.check_model(str(reference), full_check=True)
     except Exception:  # noqa: BLE001  (see below)

@@ -61,7 +61,7 @@ class Mixed:
                 f"--method mixed chooses among {', '.join(map(Scheme.describe, choices))}, and --weights "
                 f"{said.describe()} is none of them; name it in --among, or give another"
             )
-        rounding = rounding_of(request, "hessian" if request.has_data else "nearest")
+        rounding = rounding_of(request)
         for choice in choices:
             check_singly(f"--rounding {rounding}", rounding, choice)
         metric = options.get("metric") or SENSITIVITY

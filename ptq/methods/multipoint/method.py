@@ -87,7 +87,7 @@ class Multipoint:
                 f"multipoint sums points of integers, not of {scheme.describe()}; use --method gptq or rtn for it"
             )
         search = options.get("search") or "radix"
-        rounding = rounding_of(request, "hessian" if request.has_data and search == "radix" else "nearest")
+        rounding = rounding_of(request, "nearest") if search in _GREEDY else rounding_of(request)
         check_singly(f"--rounding {rounding}", rounding, scheme)
         points = options.get("points")
         first = last = wider = None
