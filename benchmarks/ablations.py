@@ -27,8 +27,9 @@ import runs
 
 import ptq
 from ptq.errors import OptionError
+from ptq.evaluate import Accuracy
 from ptq.recipe import ACTIVATIONS
-from ptq.report import AccuracyReport, Report
+from ptq.report import Report
 
 COLUMNS: Final = ("rows or layers", "runs", "bits", "MB", "score", "agreement", "SQNR dB", "of FP32's time")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -157,9 +158,9 @@ def _splitting(bench: _Bench, bits: float) -> Iterator[str]:
 
 
 def _mixed(bench: _Bench, bits: float) -> Iterator[str]:
-    for metric in ("sensitivity", "ompq"):
-        options = (("method", "mixed"), ("weights", _format(bits)), ("bits", bits), ("metric", metric))
-        yield _line(f"{bits:g} bits: mixed, {metric}", partial(bench.plain, options))
+    for worth in ("sensitivity", "ompq"):
+        options = (("method", "mixed"), ("weights", _format(bits)), ("bits", bits), ("worth", worth))
+        yield _line(f"{bits:g} bits: mixed, {worth}", partial(bench.plain, options))
     layers = (*_multipoint(bits), ("per", "layer"))
     yield _line(f"{bits:g} bits: points by layer", partial(bench.plain, layers))
     yield _line(f"{bits:g} bits: points by channel", partial(bench.plain, _multipoint(bits)))
@@ -209,12 +210,17 @@ def _line(name: str, *measured: Callable[[], Report]) -> str:
     )
 
 
-def _score(accuracy: AccuracyReport) -> tuple[Callable[[AccuracyReport], float], str, int]:
+def _score(accuracy: Accuracy) -> tuple[Callable[[Accuracy], float], str, int]:
     """What a model is judged by, its unit with what FP32 has, and digits."""
-    if (perplexity := accuracy.perplexity_float) is not None:
-        return lambda each: each.perplexity or math.nan, f"perplexity, FP32 {perplexity:.2f}", 2
-    if (top1 := accuracy.top1_float) is not None:
-        return lambda each: 100 * (math.nan if each.top1 is None else each.top1), f"% top-1, FP32 {100 * top1:.1f}", 1
+
+    def number(each: Accuracy, name: str) -> float:
+        value = runs.scored(each, name)[1]
+        return math.nan if value is None else value
+
+    if (perplexity := runs.scored(accuracy, "perplexity")[0]) is not None:
+        return lambda each: number(each, "perplexity"), f"perplexity, FP32 {perplexity:.2f}", 2
+    if (top1 := runs.scored(accuracy, "top-1")[0]) is not None:
+        return lambda each: 100 * number(each, "top-1"), f"% top-1, FP32 {100 * top1:.1f}", 1
     return lambda each: math.nan if each.cosine is None else each.cosine, "cosine", 4
 
 

@@ -134,7 +134,7 @@ def _print_lines(task: runs.Task, method: str, combinations: Sequence[Combinatio
 
 def _float_line(task: runs.Task, run: runs.Run) -> str:
     file = run.report.file
-    top1 = _percent(run.accuracy.top1_float)
+    top1 = _percent(runs.scored(run.accuracy, "top-1")[0])
     megabytes, load = f"{file.float_bytes / 1e6:.2f}", f"{1e3 * file.float_load_seconds:.0f}"
     return _line(task, "FP32", "", "32", megabytes, "", top1, _ratio(1.0), load)
 
@@ -145,7 +145,7 @@ def _quantized_line(task: runs.Task, each: Combination, run: runs.Run) -> str:
     cells = (
         *(f"{report.bits_per_weight:.2f}", f"{file.bytes / 1e6:.2f}"),
         "" if accuracy.sqnr_db is None else f"{accuracy.sqnr_db:.1f}",
-        _percent(accuracy.top1) or cosine,
+        _percent(runs.scored(accuracy, "top-1")[1]) or cosine,
         *(_ratio(file.latency_ratio), f"{1e3 * file.load_seconds:.0f}", _runs_as(report)),
         *(f"{run.quantizing:.1f}", f"{run.peak_bytes / 1e9:.2f}"),
     )

@@ -28,7 +28,6 @@ from ptq.evaluate import Accuracy, evaluate
 from ptq.model.files import Kind, detect
 from ptq.model.graph import Model
 from ptq.model.session import Session
-from ptq.report import AccuracyReport
 
 COLUMNS = ("run", "top-1", "agreement", "SQNR", "cosine", "MB", "bits", "latency", "of int8", "seconds", "peak GB")
 
@@ -89,10 +88,9 @@ def _plain_int8(task: runs.Task, output: Path) -> Accuracy:
     return evaluate(reference, quantized, unseen.batches(4))
 
 
-def _line(
-    name: str, accuracy: Accuracy | AccuracyReport, size: int, bits: float, latency: float | None, *more: str
-) -> str:
-    top1 = "" if accuracy.top1 is None else f"{100 * accuracy.top1:.1f} (of {100 * (accuracy.top1_float or 0):.1f})"
+def _line(name: str, accuracy: Accuracy, size: int, bits: float, latency: float | None, *more: str) -> str:
+    of_float, own = runs.scored(accuracy, "top-1")
+    top1 = "" if own is None else f"{100 * own:.1f} (of {100 * (of_float or 0):.1f})"
     agreement = "" if accuracy.agreement is None else f"{100 * accuracy.agreement:.1f}"
     sqnr = "" if accuracy.sqnr_db is None else f"{accuracy.sqnr_db:.1f}"
     cosine = "" if accuracy.cosine is None else f"{accuracy.cosine:.4f}"

@@ -167,12 +167,15 @@ def made(results: Sequence[Result]) -> str:
 
 def _figures(run: runs.Run) -> dict[str, float | None]:
     accuracy, file = run.accuracy, run.report.file
-    names = ("top1", "top1_float", "cosine", "perplexity", "perplexity_float", "agreement", "sqnr_db")
+    names = ("cosine", "agreement", "sqnr_db")
+    scores = {key: runs.scored(accuracy, name) for key, name in (("top1", "top-1"), ("perplexity", "perplexity"))}
     found: dict[str, float | None] = {
         "bits": run.report.bits_per_weight,
         "bytes": file.bytes,
         "float_bytes": file.float_bytes,
         **{name: getattr(accuracy, name) for name in names},
+        **{f"{key}_float": of_float for key, (of_float, _) in scores.items()},
+        **{key: own for key, (_, own) in scores.items()},
         "latency_ratio": file.latency_ratio,
         "load_seconds": file.load_seconds,
         "quantize_seconds": run.quantizing,

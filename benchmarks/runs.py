@@ -17,7 +17,8 @@ from pathlib import Path
 
 import click
 
-from ptq.report import AccuracyReport, Report, from_json
+from ptq.evaluate import Accuracy
+from ptq.report import Report, from_json
 
 MEASURING = ("audit", "evaluate")
 """Stages that are no part of quantization."""
@@ -46,11 +47,17 @@ class Run:
         return sum(seconds for stage, seconds in self.report.stages.items() if stage not in MEASURING)
 
     @property
-    def accuracy(self) -> AccuracyReport:
+    def accuracy(self) -> Accuracy:
         """There is one, as there was data to evaluate on."""
         if self.report.accuracy is None:
             raise click.ClickException("the report has no accuracy; give --eval")
         return self.report.accuracy
+
+
+def scored(accuracy: Accuracy, name: str) -> tuple[float | None, float | None]:
+    """A score of the float model and of the quantized one; None where there is none."""
+    score = accuracy.score(name)
+    return (None, None) if score is None else (score.reference, score.value)
 
 
 class FailedError(click.ClickException):

@@ -62,9 +62,10 @@ def check_headers(headers: Mapping[str, Header], inputs: Sequence[InputSpec], ti
     counts = {spec.name: headers[spec.name].shape[0] for spec in inputs if headers[spec.name].shape}
     labels = headers.get(LABELS)
     if labels is not None:
-        if not labels.shape or labels.dtype.kind not in "iu":
+        if not labels.shape or labels.dtype.kind not in "iuf":
             raise DataError(
-                f"{title}: labels must be int64[samples] or int64[samples,positions], got {labels}; give class numbers"
+                f"{title}: labels must be int64[samples] or int64[samples,positions], or floats like the output, got "
+                f"{labels}; give class numbers, or the numbers that the output should be"
             )
         counts[LABELS] = labels.shape[0]
     if len(set(counts.values())) > 1:
@@ -92,7 +93,7 @@ def check_finite(array: np.ndarray, name: str, title: str, first: int = 0) -> No
     bad = ~np.isfinite(array)
     if bad.any():
         sample = first + int(np.argwhere(np.atleast_1d(bad))[0][0])
-        raise DataError(f"{title}: input {name!r} has NaN or Inf in sample {sample}; remove it")
+        raise DataError(f"{title}: {name!r} has NaN or Inf in sample {sample}; remove it")
 
 
 def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:

@@ -51,10 +51,10 @@ class Dataset:
         return count if self.limit is None else min(count, self.limit)
 
     @property
-    def label_rank(self) -> int | None:
-        """1 where every sample has a class, more where its positions have; None without labels."""
+    def labels(self) -> Header | None:
+        """Those of one sample: of rank 1 where it has a class, of more where its positions have; None without any."""
         labels = next(self.batches(1)).labels
-        return None if labels is None else labels.ndim
+        return None if labels is None else Header.of(labels)
 
     def take(self, count: int) -> Dataset:
         """The first so many samples, rounded up to whole batches of a model that is fixed to a size of them."""
@@ -190,6 +190,8 @@ class Dataset:
         arrays = bound(raw, self.inputs, title)
         check_headers({name: Header.of(array) for name, array in arrays.items()}, self.inputs, title)
         labels = arrays.pop(LABELS, None)
+        if labels is not None:
+            check_finite(labels, LABELS, title)
         feeds = {spec.name: converted(arrays[spec.name], spec) for spec in self.inputs}
         for name, array in feeds.items():
             check_finite(array, name, title)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+
+from cli.options import image_options, model_options, recipe_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,47 +21,6 @@ if TYPE_CHECKING:
 
 STRICT_EXIT = 3
 _FILE = click.Path(path_type=Path)
-_Command = Callable[..., Any]
-
-
-_RECIPE = (
-    click.option("--step", "steps", multiple=True, metavar="NAME", help="Done besides, in order; may be repeated."),
-    click.option(
-        "--method",
-        default="multipoint",
-        show_default=True,
-        help="multipoint, mixed, adaround, gptq, gpfq, hqq, ocs, rtn; auto tries several.",
-    ),
-    click.option("--weights", default="int4", show_default=True, help="A format; `ptq formats` lists them."),
-    click.option("--group", help="What shares a scale: channel, tensor, or 16 to 256 weights  [default: channel]."),
-    click.option("--bits", type=float, help="Average bits per weight  [default: 0.4 above the base format]."),
-    click.option("--tolerance", type=float, help="Add points while a channel's output error exceeds this share."),
-    click.option("--points", type=int, help="The same number of points everywhere."),
-    click.option("--per", help="Choose points per channel or layer  [default: channel]."),
-    click.option("--search", help="radix, greedy (the paper's), greedy-grid  [default: radix]."),
-    click.option("--alpha", type=float, help="Strength of smoothquant  [default: 0.5]."),
-    click.option("--rounding", help="Of radix points: nearest, hessian, gpfq, adaround  [default: hessian with data]."),
-    click.option(
-        "--among", metavar="FORMATS", help="Formats of layers, of mixed: int2,int4,int8  [default: int2 to int8]."
-    ),
-    click.option("--metric", help="What mixed spends bits by: sensitivity or ompq  [default: sensitivity]."),
-    click.option("--beta", type=float, help="How much ompq makes of likeness  [default: 1]."),
-    click.option("--max-latency", type=float, help="Of mixed: part of FP32's time; layers may stay in float."),
-    click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI."),
-    click.option("--activations", help="uint8, dynamic, none, or fp8_* simulated  [default: uint8 with data]."),
-    click.option("--target", default="cpu", show_default=True, help="What runs the file: cpu, cuda or tensorrt."),
-    click.option("--range", default="minmax", show_default=True, help="minmax, percentile, mse, entropy."),
-    click.option("--embeddings", default="int8", show_default=True, help="Format of embedding tables, or none."),
-    click.option("--first-last", help="Format of the first and last layer: int8."),
-    click.option("--keep-float", multiple=True, metavar="REGEX", help="Leave these layers in float; may be repeated."),
-)
-"""The options that say how to quantize; their names are those of the fields of a recipe."""
-
-
-def _recipe_options(command: _Command) -> _Command:
-    for option in reversed(_RECIPE):
-        command = option(command)
-    return command
 
 
 @click.command(no_args_is_help=True)
@@ -68,13 +29,12 @@ def _recipe_options(command: _Command) -> _Command:
 @click.option("--data", help="Calibration data: .npz .npy .pt .safetensors, image folder, module:callable.")
 @click.option("--eval", "evaluation", help="Data to evaluate on, of the same kinds; labels under 'labels'.")
 @click.option("--recipe", "recipe_file", metavar="NAME|FILE", help="A recipe of `ptq recipes`, or one in .toml.")
-@_recipe_options
-@click.option("--input", "inputs", multiple=True, metavar="NAME:DTYPE[SHAPE]", help="An input of a .pt model.")
-@click.option("--model", "network", metavar="MODULE:CALLABLE", help="Makes the network of a state dict.")
-@click.option("--trust-pickle", is_flag=True, help="Load a pickled module: this runs code from the file.")
-@click.option("--image-size", type=int, help="Side of the images of a folder.")
-@click.option("--image-mean", help="Mean per channel, of pixels in 0..1: R,G,B.")
-@click.option("--image-std", help="Standard deviation per channel: R,G,B.")
+@recipe_options
+@model_options
+@image_options
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME", help="A score by labels: top-1, f1, rmse, module:callable."
+)
 @click.option("--max-drop", type=float, help="Largest accepted drop in accuracy  [default: 0.02].")
 @click.option("--target-size", metavar="SIZE", help="Largest file for auto: 3MB, 750kB, or 0.25x FP32's.")
 @click.option("--json", "json_file", type=_FILE, help="Also write the report here.")
@@ -88,12 +48,9 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     data: str | None,
     evaluation: str | None,
     recipe_file: str | None,
-    inputs: tuple[str, ...],
-    network: str | None,
-    trust_pickle: bool,  # noqa: FBT001
-    image_size: int | None,
-    image_mean: str | None,
-    image_std: str | None,
+    capture: CaptureOptions,
+    images: ImageOptions | None,
+    metrics: tuple[str, ...],
     max_drop: float | None,
     target_size: str | None,
     json_file: Path | None,
@@ -126,8 +83,9 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
         evaluation,
         None if dry_run else output,
         overwrite,
-        _capture(inputs, network, trust_pickle=trust_pickle),
-        _images(image_size, image_mean, image_std),
+        capture,
+        images,
+        metrics,
         max_drop,
         None if target_size is None else Size.parse(target_size),
     )
@@ -170,29 +128,3 @@ def _check_json(file: Path, output: Path, read: list[Path | str | None], *, over
         raise click.UsageError(f"--json and the output are the same file, {output}; give two names")
     check_not_input(file, read)
     check_free(file, overwrite=overwrite)
-
-
-def _capture(inputs: tuple[str, ...], network: str | None, *, trust_pickle: bool) -> CaptureOptions:
-    from calibration.spec import InputSpec
-    from ptq.model.capture import CaptureOptions
-
-    found = tuple(InputSpec.parse(text) for text in inputs)
-    return CaptureOptions(trust_pickle=trust_pickle, model=network, inputs=found)
-
-
-def _images(size: int | None, mean: str | None, std: str | None) -> ImageOptions | None:
-    """What is said about images, all of it or nothing."""
-    if size is None and mean is None and std is None:
-        return None
-    if size is None or mean is None or std is None:
-        raise click.UsageError("--image-size, --image-mean and --image-std belong together; give all three")
-    from calibration.images import ImageOptions
-
-    return ImageOptions(size, _numbers("--image-mean", mean), _numbers("--image-std", std))
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise click.UsageError(f"{option} {text!r} is not numbers with commas; write for example 0.5,0.5,0.5") from None

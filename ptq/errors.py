@@ -6,8 +6,14 @@ also derives from the builtin that a reader would expect. This module is the low
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Final
+
+_COLOR: Final = re.compile(r"\x1b\[[0-9;]*m")
+_LINE_CHARACTERS: Final = 240
+_TORCHSCRIPT: Final = "operation failed in the TorchScript interpreter."  # the reason stands at the end
 
 
 class PtqError(Exception):
@@ -61,3 +67,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
     starting = [each for each in names if lower == each.lower() or each.startswith(f"{lower}_")]
     near = starting[:1] or get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names) or 'none'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The type and first line of the error at the root of a chain, cut to a readable length."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in _COLOR.sub("", str(error)).splitlines() if line.strip()]
+    told = -1 if lines and lines[0].endswith(_TORCHSCRIPT) else 0
+    text = " ".join(lines[told].split()) if lines else ""
+    return f"{type(error).__name__}: {text[:_LINE_CHARACTERS]}" if text else type(error).__name__

@@ -108,8 +108,8 @@ def _features(name: str, outputs: Sequence[np.ndarray], batches: Sequence[Feeds]
     if len({each.shape[1] for each in rows}) > 1 or [len(each) for each in rows] != [_rows(feeds) for feeds in batches]:
         shapes = ", ".join(sorted({str(out.shape) for out in outputs}))
         raise ModelError(
-            f"--metric ompq compares samples by outputs of one size, one sample in each row; {name!r} is {shapes}; "
-            f"give data of one length, or --metric sensitivity"
+            f"--worth ompq compares samples by outputs of one size, one sample in each row; {name!r} is {shapes}; "
+            f"give data of one length, or --worth sensitivity"
         )
     return np.concatenate(rows)
 

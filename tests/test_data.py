@@ -161,7 +161,7 @@ def test_a_fixed_batch_is_kept_whole() -> None:
 def test_labels_go_with_the_samples() -> None:
     labels = np.arange(6)
     dataset = fit(open_data({"x": images(), "labels": labels}), IMAGE)
-    assert dataset.label_rank == 1
+    assert dataset.labels.shape == (1,)
     assert np.concatenate([batch.labels for batch in dataset.batches(4) if batch.labels is not None]).tolist() == [
         *range(6)
     ]
@@ -178,7 +178,7 @@ def test_labels_go_with_the_samples() -> None:
         ({"x": np.zeros((2, 3, 8, 8), np.uint8)}, ["uint8", "float32", "astype"]),
         ({"x": np.zeros((2, 3, 8, 8), np.complex64)}, ["complex64"]),
         ({"x": np.where(np.arange(6)[:, None, None, None] == 4, np.nan, images())}, ["sample 4", "NaN"]),
-        ({"x": images(), "labels": np.zeros((6, 2), np.float32)}, ["labels"]),
+        ({"x": images(), "labels": np.zeros((6, 2), np.complex64)}, ["labels"]),
         ({"x": images(), "labels": np.zeros(5, np.int64)}, ["5 of 'labels'", "6 of 'x'"]),
         ({"x": images(0)}, ["no samples"]),
     ],

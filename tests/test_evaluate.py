@@ -2,52 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import onnx
 import pytest
+from evaluated import Batch, batches, of_float, own, same, session, shifted
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 
 from ptq.errors import DataError, ModelError
-from ptq.evaluate import Accuracy, evaluate
-from ptq.model.session import Session
-
-
-@dataclass(frozen=True)
-class Batch:
-    feeds: dict[str, np.ndarray]
-    labels: np.ndarray | None = None
-
-
-def session(op: str, operand: np.ndarray, shape: tuple[int | str, ...] = ("n", "c")) -> Session:
-    """`y = op(x, operand)`."""
-    rank = max(len(shape), operand.ndim)
-    graph = helper.make_graph(
-        [helper.make_node(op, ["x", "k"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [f"d{k}" for k in range(rank)])],
-        [numpy_helper.from_array(operand.astype(np.float32), "k")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    onnx.checker.check_model(model)
-    return Session(model.SerializeToString())
-
-
-def same(shape: tuple[int | str, ...] = ("n", "c")) -> Session:
-    return session("Mul", np.ones(1), shape)
-
-
-def shifted(by: np.ndarray | float, shape: tuple[int | str, ...] = ("n", "c")) -> Session:
-    return session("Add", np.atleast_1d(np.asarray(by)), shape)
-
-
-def batches(x: np.ndarray, labels: np.ndarray | None, cuts: list[int]) -> list[Batch]:
-    parts = np.split(np.arange(len(x)), sorted(cuts))
-    return [Batch({"x": x[i]}, None if labels is None else labels[i]) for i in parts if len(i)]
+from ptq.evaluate import Accuracy, Score, evaluate, evaluate_all
 
 
 @settings(max_examples=20, deadline=None)
@@ -60,8 +22,8 @@ def test_figures_are_those_of_all_samples_at_once(seed: int, cuts: list[int]) ->
     a, b = x.astype(float), (x + by).astype(float)
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert (found.samples, found.labelled, found.nonfinite) == (23, 23, 0)
-    assert found.top1_float == (a.argmax(1) == labels).mean()
-    assert found.top1 == (b.argmax(1) == labels).mean()
+    assert of_float(found, "top-1") == (a.argmax(1) == labels).mean()
+    assert own(found, "top-1") == (b.argmax(1) == labels).mean()
     assert found.agreement == (a.argmax(1) == b.argmax(1)).mean()
     assert found.sqnr_db == pytest.approx(10 * np.log10((a**2).sum() / ((a - b) ** 2).sum()), abs=1e-9)
     assert found.cosine == pytest.approx(cosine.mean(), abs=1e-12)
@@ -71,16 +33,17 @@ def test_equal_outputs() -> None:
     x = np.eye(4, dtype=np.float32)
     x[3] = 0
     found = evaluate(same(), same(), [Batch({"x": x}, np.array([0, 1, 0, 0]))])
-    assert found == Accuracy(4, 4, 0.75, 0.75, 1.0, None, 1.0, 0, positions=4)
+    scores = (Score("top-1", 0.75, 0.75), Score("f1", pytest.approx(0.6), pytest.approx(0.6), decides=False))
+    assert found == Accuracy(4, 4, 1.0, None, 1.0, 0, positions=4, kl=0.0, scores=scores)
 
 
 def test_lengths_may_differ_between_batches() -> None:
     rng = np.random.default_rng(0)
     data = [rng.normal(size=(n, length, 3)).astype(np.float32) for n, length in ((2, 4), (3, 7))]
     shape = ("n", "length", "c")
-    found = evaluate(same(shape), shifted(0.5, shape), [Batch({"x": x}, np.zeros(len(x))) for x in data])
+    found = evaluate(same(shape), shifted(0.5, shape), [Batch({"x": x}, np.zeros(len(x), np.int64)) for x in data])
     power, noise = (sum((x.astype(float) ** p).sum() for x in data) if p else 0.25 * 87 for p in (2, 0))
-    assert (found.samples, found.labelled, found.top1) == (5, 0, None)
+    assert (found.samples, found.labelled, own(found, "top-1")) == (5, 0, None)
     assert found.agreement == 1.0
     assert found.sqnr_db == pytest.approx(10 * np.log10(power / noise), abs=1e-4)
 
@@ -96,9 +59,9 @@ def test_tokens_decide_one_by_one() -> None:
     known = labels >= 0
     assert (found.samples, found.positions, found.labelled) == (3, 18, 15)
     assert found.agreement == (a.argmax(2) == b.argmax(2)).mean()
-    assert found.top1_float == (a.argmax(2) == labels)[known].mean()
-    assert found.top1 == (b.argmax(2) == labels)[known].mean()
-    for logits, perplexity in ((a, found.perplexity_float), (b, found.perplexity)):
+    assert of_float(found, "top-1") == (a.argmax(2) == labels)[known].mean()
+    assert own(found, "top-1") == (b.argmax(2) == labels)[known].mean()
+    for logits, perplexity in ((a, of_float(found, "perplexity")), (b, own(found, "perplexity"))):
         chances = np.exp(logits) / np.exp(logits).sum(2, keepdims=True)
         of_labels = np.take_along_axis(chances, labels.clip(0)[..., None], 2)[..., 0][known]
         assert perplexity == pytest.approx(np.prod(of_labels) ** (-1 / 15))
@@ -108,14 +71,20 @@ def test_pixels_decide_one_by_one() -> None:
     x = np.random.default_rng(2).normal(size=(2, 3, 4, 5)).astype(np.float32)
     shape = ("n", "c", "h", "w")
     found = evaluate(same(shape), shifted(np.zeros((3, 1, 1)), shape), [Batch({"x": x}, x.argmax(1))])
-    assert (found.samples, found.positions, found.labelled, found.top1, found.agreement) == (2, 40, 40, 1.0, 1.0)
+    assert (found.samples, found.positions, found.labelled, own(found, "top-1"), found.agreement) == (
+        2,
+        40,
+        40,
+        1.0,
+        1.0,
+    )
 
 
 def test_perplexity_beyond_all_numbers_is_none() -> None:
     x = np.zeros((1, 2, 2), np.float32)
     shape = ("n", "length", "c")
     found = evaluate(same(shape), shifted([0, 2e4], shape), [Batch({"x": x}, np.array([[0, 0]]))])
-    assert (found.perplexity_float, found.perplexity) == (pytest.approx(2), None)
+    assert (of_float(found, "perplexity"), own(found, "perplexity")) == (pytest.approx(2), None)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +99,19 @@ def test_labels_by_position_that_do_not_fit(labels: list[list[int]], said: str) 
 def test_only_some_batches_have_labels() -> None:
     x = np.array([[1, 0], [0, 1]], np.float32)
     found = evaluate(same(), shifted([0, 3]), [Batch({"x": x}, np.array([[0], [1]])), Batch({"x": x})])
-    assert (found.samples, found.labelled, found.top1_float, found.top1, found.agreement) == (4, 2, 1.0, 0.5, 0.5)
+    assert (found.samples, found.labelled, of_float(found, "top-1"), own(found, "top-1"), found.agreement) == (
+        4,
+        2,
+        1.0,
+        0.5,
+        0.5,
+    )
 
 
 def test_an_output_of_one_number_has_no_classes() -> None:
     x = np.array([[1], [2]], np.float32)
     found = evaluate(same(), shifted(1.0), [Batch({"x": x}, np.array([0, 0]))])
-    assert (found.labelled, found.top1, found.agreement) == (0, None, None)
+    assert (found.labelled, own(found, "top-1"), found.agreement) == (0, None, None)
     assert found.sqnr_db == pytest.approx(10 * np.log10(5 / 2))
 
 
@@ -144,7 +119,7 @@ def test_nan_is_counted_and_never_right() -> None:
     x = np.array([[0, 1], [1, 0]], np.float32)
     found = evaluate(same(), session("Div", np.array([0.0, 1.0])), [Batch({"x": x}, np.array([1, 0]))])
     # 0/0 is NaN and 1/0 infinite: the NaN row is wrong, the infinite one still has its largest value
-    assert (found.nonfinite, found.top1, found.agreement) == (2, 0.5, 0.5)
+    assert (found.nonfinite, own(found, "top-1"), found.agreement) == (2, 0.5, 0.5)
     assert (found.sqnr_db, found.cosine) == (None, None)
 
 
@@ -174,10 +149,18 @@ def test_no_sample_is_an_error() -> None:
 
 def test_labels_must_be_one_for_each_sample() -> None:
     with pytest.raises(DataError, match="2 samples has 3 labels"):
-        evaluate(same(), same(), [Batch({"x": np.ones((2, 2), np.float32)}, np.zeros(3))])
+        evaluate(same(), same(), [Batch({"x": np.ones((2, 2), np.float32)}, np.zeros(3, np.int64))])
 
 
 def test_outputs_must_have_the_same_shape() -> None:
     wide = shifted(np.zeros((1, 1, 2)))
     with pytest.raises(ModelError, match="not the same network"):
         evaluate(same(), wide, [Batch({"x": np.ones((2, 2), np.float32)})])
+
+
+def test_several_models_at_once() -> None:
+    x = np.random.default_rng(8).normal(size=(6, 3)).astype(np.float32)
+    labels = x.argmax(1)
+    others = [same(), shifted([0, 1, 2])]
+    both = evaluate_all(same(), others, batches(x, labels, [2]))
+    assert both == [evaluate(same(), other, batches(x, labels, [2])) for other in others]

@@ -108,15 +108,15 @@ def test_formats_of_longer_vectors_than_the_columns_are_put_together_by() -> Non
         ({"weights": "nf4", "activations": "none"}, "--weights nf4 is none of them; name it"),
         ({"weights": "mxint8", "activations": "none"}, "is none of them; name it"),
         ({"among": "int4,int8", "group": "32"}, "groups of int8 do not fit int8 kernels, .*; use"),
-        ({"metric": "sensitivty"}, "unknown --metric 'sensitivty'; did you mean 'sensitivity'"),
-        ({"beta": 1.0}, "--metric sensitivity has no --beta, ompq has; leave it out"),
-        ({"metric": "ompq", "beta": -1.0}, "--beta -1 is no finite number from 0 up; give"),
+        ({"worth": "sensitivty"}, "unknown --worth 'sensitivty'; did you mean 'sensitivity'"),
+        ({"beta": 1.0}, "--worth sensitivity has no --beta, ompq has; leave it out"),
+        ({"worth": "ompq", "beta": -1.0}, "--beta -1 is no finite number from 0 up; give"),
         ({"weights": "lloyd4x2", "rounding": "adaround"}, "rounding adaround rounds single numbers, and lloyd"),
         ({"rounding": "up"}, "unknown --rounding 'up'; "),
         ({"points": 2}, "--points is read by .*; leave it out"),
         (
-            {"method": "gptq", "metric": "ompq"},
-            "--metric is read by --method mixed, not by --method gptq; leave it out",
+            {"method": "gptq", "worth": "ompq"},
+            "--worth is read by --method mixed, not by --method gptq; leave it out",
         ),
         ({"target": "cuda", "weights": "int8"}, "--target cuda .*--method mixed.*; use"),
     ],
@@ -127,7 +127,7 @@ def test_what_is_refused(options: dict[str, Any], said: str) -> None:
 
 
 def test_what_needs_data() -> None:
-    for options in ({"metric": "ompq"}, {"rounding": "hessian"}):
+    for options in ({"worth": "ompq"}, {"rounding": "hessian"}):
         with pytest.raises(OptionError, match="needs calibration data; give --data"):
             ptq.quantize(every_site.network(), method="mixed", **options)
 
@@ -141,8 +141,8 @@ def test_fewer_bits_than_the_narrowest_format_takes() -> None:
     "options",
     [
         {},
-        {"metric": "ompq"},
-        {"metric": "ompq", "beta": 100.0},
+        {"worth": "ompq"},
+        {"worth": "ompq", "beta": 100.0},
         {"among": "int2,int4,int8"},
         {"group": "16"},
         {"weights": "lloyd4"},
@@ -203,7 +203,7 @@ def test_a_file_of_many_formats_is_not_called_by_one(recipe: Recipe, kind: str, 
 def test_outputs_that_cannot_be_compared_are_refused() -> None:
     """Of recurrent layers, samples are no rows."""
     with pytest.raises(ModelError, match=r"one sample in each row; .*; give"):
-        ptq.quantize(every_site.network(), every_site.feeds(8), method="mixed", metric="ompq", bits=6.0)
+        ptq.quantize(every_site.network(), every_site.feeds(8), method="mixed", worth="ompq", bits=6.0)
 
 
 def _exported() -> onnx.ModelProto:

@@ -21,9 +21,10 @@ def quantized(**options: Any) -> Result:
 def drop(result: Result) -> float:
     found = result.report.accuracy
     assert found is not None
-    assert found.top1_float is not None
-    assert found.top1 is not None
-    return found.top1_float - found.top1
+    score = found.score("top-1")
+    assert score is not None
+    assert score.loss is not None
+    return score.loss
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def drop(result: Result) -> float:
         ({"tolerance": 1e-3}, 0.005),
         ({"bits": 4.3, "per": "layer"}, 0.01),
         ({"method": "mixed", "bits": 3.25}, 0.01),
-        ({"method": "mixed", "bits": 3.25, "metric": "ompq"}, 0.01),
+        ({"method": "mixed", "bits": 3.25, "worth": "ompq"}, 0.01),
     ],
 )
 def test_accuracy_at_few_bits(options: dict[str, Any], most: float) -> None:

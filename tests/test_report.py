@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ptq.evaluate import Accuracy, Score
 from ptq.report import render, to_json
-from ptq.report.model import AccuracyReport, FileReport, LayerReport, Report, SourceReport
+from ptq.report.model import FileReport, LayerReport, Report, SourceReport
 from ptq.report.verdict import warnings_of
 
 MIXES = {"int4": 6, "int4+int2": 2}
@@ -26,7 +27,7 @@ GOOD = Report(
     data="8 samples",
     layers=(LAYER,),
     bits_per_weight=5.0,
-    accuracy=AccuracyReport(100, 100, 0.9, 0.89, 0.97, 20.0, 0.99, 0),
+    accuracy=Accuracy(100, 100, 0.97, 20.0, 0.99, 0, scores=(Score("top-1", 0.9, 0.89),)),
     file=FileReport(1000, 200, 0.1, 0.1, 5000, 3000, 2.0, 1.0, 0.5, 40.0),
     stages={"capture": 0.1, "quantize": 2.0},
     notes=(),
@@ -43,11 +44,15 @@ def with_accuracy(**changes: Any) -> Report:
     return replace(GOOD, accuracy=replace(GOOD.accuracy, **changes))
 
 
+def with_scores(*scores: Score) -> Report:
+    return with_accuracy(scores=scores)
+
+
 def with_layer(**changes: Any) -> Report:
     return replace(GOOD, layers=(replace(LAYER, **changes),))
 
 
-UNLABELLED = {"top1": None, "top1_float": None, "labelled": 0}
+UNLABELLED = {"scores": (), "labelled": 0}
 
 
 def test_nothing_to_say() -> None:
@@ -61,8 +66,10 @@ def test_nothing_to_say() -> None:
         (with_file(latency_ratio=1.2), ["slower than FP32", "1.20x"]),
         (with_file(bytes=1000), ["not smaller"]),
         (with_file(parity_db=9.0), ["9.0 dB"]),
-        (with_accuracy(top1=0.87), ["3.0 points", "2.0"]),
-        (with_accuracy(perplexity_float=10.0, perplexity=10.3), ["perplexity rises by 3.0 %", "2.0"]),
+        (with_scores(Score("top-1", 0.9, 0.87)), ["3.0 points", "2.0"]),
+        (with_scores(Score("perplexity", 10.0, 10.3, "less")), ["perplexity rises by 3.0 %", "2.0"]),
+        (with_scores(Score("bleu", 20.0, 19.0, "more")), ["bleu falls by 5.0 %", "2.0"]),
+        (with_scores(Score("perplexity", 10.0, None, "less")), ["perplexity is no finite number"]),
         (with_accuracy(nonfinite=3), ["3 outputs", "NaN"]),
         (with_accuracy(**UNLABELLED, cosine=0.9), ["0.9000", "0.9800"]),
         (with_layer(integer=False, kernel="Conv"), ["1 of 1 layers", "conv (Conv)"]),
@@ -80,9 +87,9 @@ def test_each_warning_has_its_number(report: Report, words: list[str]) -> None:
     [
         with_file(latency_ratio=1.0),
         with_file(latency_ratio=None, parity_db=None),
-        with_accuracy(top1=0.881),
-        with_accuracy(top1=0.95),
-        with_accuracy(perplexity_float=10.0, perplexity=10.1),
+        with_scores(Score("top-1", 0.9, 0.881)),
+        with_scores(Score("top-1", 0.9, 0.95)),
+        with_scores(Score("perplexity", 10.0, 10.1, "less")),
         with_file(latency_ratio=1.04),
         with_accuracy(**UNLABELLED, cosine=0.985),
         replace(GOOD, accuracy=None),
@@ -118,4 +125,4 @@ def test_json_holds_everything() -> None:
     assert said["layers"][0]["points"] == [6, 2]
     assert said["file"]["latency_ratio"] == 0.5
     assert said["accuracy"]["agreement"] == 0.97
-    assert said["schema"] == 1
+    assert said["schema"] == 2

@@ -27,15 +27,15 @@ FORMATS: Final = tuple(fmt.name for fmt in _INTEGERS) + tuple(
 
 SENSITIVITY: Final = "sensitivity"
 OMPQ: Final = "ompq"
-METRICS: Final = (SENSITIVITY, OMPQ)
+WORTHS: Final = (SENSITIVITY, OMPQ)
 """What is spent where: what a layer does to the output, or how unlike those of other layers its output is."""
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """Formats that a layer may have, the narrowest first, and the metric by which they are chosen."""
+    """Formats that a layer may have, the narrowest first, and what bits are worth by which they are chosen."""
 
-    OPTIONS: ClassVar[frozenset[str]] = frozenset({"bits", "among", "metric", "beta", "rounding", "max_latency"})
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"bits", "among", "worth", "beta", "rounding", "max_latency"})
 
     scheme: Scheme
     choices: tuple[Scheme, ...]
@@ -48,7 +48,7 @@ class Mixed:
 
         Raises:
             OptionError: a format has no whole numbers that int8 kernels take, the format of the request is not among
-                them, or the rounding or the metric needs data that is not there.
+                them, or the rounding or the worth needs data that is not there.
 
         """
         said, options = request.scheme, request.options
@@ -64,16 +64,16 @@ class Mixed:
         rounding = rounding_of(request)
         for choice in choices:
             check_singly(f"--rounding {rounding}", rounding, choice)
-        metric = options.get("metric") or SENSITIVITY
-        if metric not in METRICS:
-            raise OptionError(f"unknown --metric {metric!r}; {suggest(metric, METRICS)}")
-        if metric == OMPQ and not request.has_data:
-            raise OptionError(f"--metric {OMPQ} needs calibration data; give --data, or --metric {SENSITIVITY}")
+        worth = options.get("worth") or SENSITIVITY
+        if worth not in WORTHS:
+            raise OptionError(f"unknown --worth {worth!r}; {suggest(worth, WORTHS)}")
+        if worth == OMPQ and not request.has_data:
+            raise OptionError(f"--worth {OMPQ} needs calibration data; give --data, or --worth {SENSITIVITY}")
         beta = options.get("beta")
         if beta is not None and not 0 <= beta < math.inf:
             raise OptionError(f"--beta {beta:g} is no finite number from 0 up; give for example 1")
-        if metric != OMPQ and beta is not None:
-            raise OptionError(f"--metric {metric} has no --beta, {OMPQ} has; leave it out")
+        if worth != OMPQ and beta is not None:
+            raise OptionError(f"--worth {worth} has no --beta, {OMPQ} has; leave it out")
         latency = options.get("max_latency")
         if latency is not None and not (0 < latency < math.inf and request.has_data):
             wrong = (

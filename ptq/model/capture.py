@@ -12,9 +12,8 @@ import onnx
 import onnx_ir as ir
 
 from calibration.spec import InputSpec
-from ptq.errors import ModelError, ModelFileError, OptionError
+from ptq.errors import ModelError, ModelFileError, OptionError, first_line
 from ptq.model.files import Kind, detect
-from ptq.model.quiet import first_line
 
 if TYPE_CHECKING:
     from torch import nn

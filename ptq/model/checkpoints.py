@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptq.errors import ModelFileError, OptionError, UntrustedPickleError, suggest
+from ptq.errors import ModelFileError, OptionError, UntrustedPickleError, first_line
+from ptq.imports import imported, importing_from_here
 from ptq.model import pickles
-from ptq.model.quiet import first_line, quiet
+from ptq.model.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +53,7 @@ def load_pickled(path: Path, *, trusted: bool) -> Any:
             f"save the model with torch.export.save, or give --trust-pickle if you made the file"
         )
     try:
-        with quiet(), _importing_from_here(), path.open("rb") as stream:  # torch.load goes by the name of a path
+        with quiet(), importing_from_here(), path.open("rb") as stream:  # torch.load goes by the name of a path
             return torch.load(stream, map_location="cpu", weights_only=False)
     except (ImportError, AttributeError) as error:
         raise ModelFileError(
@@ -133,38 +131,17 @@ def with_state(specification: str, state: Mapping[str, Tensor], path: Path) -> n
 def _built(specification: str) -> nn.Module:
     import torch
 
-    module_name, colon, attribute = specification.partition(":")
-    if not (colon and module_name and attribute):
-        raise OptionError(f"--model {specification!r} is not package.module:callable; write for example networks:lite0")
-    with _importing_from_here():
+    with importing_from_here():
+        make = imported("--model", specification)
         try:
-            place: Any = importlib.import_module(module_name)
-        except Exception as error:  # the user's module may raise anything
-            raise OptionError(
-                f"--model {specification!r}: {module_name} cannot be imported ({first_line(error)}); "
-                f"install it, or run where it can be imported"
-            ) from error
-        for name in attribute.split("."):
-            if not hasattr(place, name):
-                raise OptionError(f"--model {specification!r}: no {name!r} in it; {suggest(name, _public(place))}")
-            place = getattr(place, name)
-        if not callable(place):
-            raise OptionError(
-                f"--model {specification!r} is {type(place).__name__}, not callable; name a class or function"
-            )
-        try:
-            module = place()
-        except Exception as error:  # so may the callable
+            module = make()
+        except Exception as error:  # the user's callable may raise anything
             raise OptionError(
                 f"--model {specification!r} fails when called ({first_line(error)}); it is called without arguments"
             ) from error
     if not isinstance(module, torch.nn.Module):
         raise OptionError(f"--model {specification!r} returns {type(module).__name__}; it has to return an nn.Module")
     return module
-
-
-def _public(place: Any) -> list[str]:
-    return [name for name in dir(place) if not name.startswith("_") and callable(getattr(place, name))]
 
 
 def _untied(module: nn.Module, missing: list[str], state: Mapping[str, Tensor]) -> list[str]:
@@ -201,14 +178,3 @@ def _code(path: Path) -> list[str]:
             member = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
             with archive.open(member) as pickle:
                 return pickles.code(pickles.imports(pickle, str(path)))
-
-
-@contextmanager
-def _importing_from_here() -> Iterator[None]:
-    """Let imports find modules in the working directory, as `python -m` does."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

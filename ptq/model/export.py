@@ -12,9 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.spec import InputSpec
-from ptq.errors import DataError, ModelError, OptionError, PtqError
+from ptq.errors import DataError, ModelError, OptionError, PtqError, first_line
 from ptq.model.examples import Arrays, Attempt, attempts, example_inputs, parameters
-from ptq.model.quiet import first_line, quiet
+from ptq.model.quiet import quiet
 from ptq.model.session import Session
 
 if TYPE_CHECKING:

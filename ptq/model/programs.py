@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptq.errors import ModelFileError, UntrustedPickleError
-from ptq.model.quiet import first_line, quiet
+from ptq.errors import ModelFileError, UntrustedPickleError, first_line
+from ptq.model.quiet import quiet
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

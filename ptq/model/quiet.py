@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, TextIO, cast
-
-_COLOR = re.compile(r"\x1b\[[0-9;]*m")
-_LINE_CHARACTERS = 240
-_TORCHSCRIPT = "operation failed in the TorchScript interpreter."  # the reason stands at the end
 
 
 class _Muted:
@@ -41,13 +36,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
-
-
-def first_line(error: BaseException) -> str:
-    """The type and first line of the error at the root of a chain, cut to a readable length."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in _COLOR.sub("", str(error)).splitlines() if line.strip()]
-    told = -1 if lines and lines[0].endswith(_TORCHSCRIPT) else 0
-    text = " ".join(lines[told].split()) if lines else ""
-    return f"{type(error).__name__}: {text[:_LINE_CHARACTERS]}" if text else type(error).__name__

@@ -59,8 +59,8 @@ def quantize(
     input name, or iterables of batches. `recipe` is the name of a preset, a file or a mapping of options; `options`
     go over it. They are those of `Recipe` and: `network`, the `module:callable` that
     makes the network of a state dict; `inputs`, each `"name:dtype[shape]"`; `images` (`ImageOptions`) for folders of
-    images; `trust_pickle`; `max_drop`, the largest accepted loss of accuracy; `target_size`, such as "3MB" or "0.25x",
-    with `method="auto"`.
+    images; `trust_pickle`; `metrics`, names of scores or `module:callable`; `max_drop`, the largest accepted loss of
+    accuracy; `target_size`, such as "3MB" or "0.25x", with `method="auto"`.
 
     Raises:
         PtqError: anything that the caller can put right.
@@ -78,6 +78,7 @@ def quantize(
         eval_data,
         capture=said,
         images=wanted.pop("images", None),
+        metrics=tuple(wanted.pop("metrics", ())),
         max_drop=wanted.pop("max_drop", None),
         target_size=None if size is None else Size.parse(size),
     )

@@ -14,7 +14,7 @@ import torch
 
 from calibration.dataset import Dataset
 from ptq.audit import Audit, audit
-from ptq.evaluate import evaluate
+from ptq.evaluate import Accuracy, evaluate
 from ptq.lowering import TARGETS, Checks, Execution, Target, stored_bytes, stored_weight
 from ptq.model.graph import Model
 from ptq.model.session import Session
@@ -23,7 +23,7 @@ from ptq.pipeline.manifest import digest, versions
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.weights import SiteWeights
 from ptq.recipe import Plan
-from ptq.report import AccuracyReport, FileReport, LayerReport, Report, SourceReport, warnings_of
+from ptq.report import FileReport, LayerReport, Report, SourceReport, warnings_of
 
 EVALUATION_BATCH = 8
 _SAMPLES_WITHOUT_EVAL = 32
@@ -49,6 +49,8 @@ class Made:
     """How many activations have the grid of that rounding."""
     steps: tuple[str, ...] = ()
     """What the steps before and after the method did."""
+    metrics: tuple[str, ...] = ()
+    """The scores that were asked for."""
 
     @property
     def target(self) -> Target:
@@ -100,7 +102,7 @@ def describe(
     return dataclasses.replace(report, warnings=warnings_of(report, max_drop))
 
 
-def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages: Stages) -> AccuracyReport:
+def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages: Stages) -> Accuracy:
     data = seen if made.evaluation is not None else seen.take(_SAMPLES_WITHOUT_EVAL)
     total = None if data.samples is None else -(-data.samples // EVALUATION_BATCH)
     with stages.stage("evaluate", total) as advance:
@@ -111,8 +113,7 @@ def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages:
                 advance()
 
         optimize = made.target.checks is Checks.OPTIMIZED
-        found = evaluate(Session(reference), Session(written, optimize=optimize), batches())
-    return AccuracyReport(**dataclasses.asdict(found))
+        return evaluate(Session(reference), Session(written, optimize=optimize), batches(), made.metrics)
 
 
 def source_report(source: Any, model: Model) -> SourceReport:
@@ -222,16 +223,17 @@ def _float_notes(model: Model) -> Iterator[str]:
         )
 
 
-def _accuracy_notes(made: Made, seen: Dataset | None, accuracy: AccuracyReport | None) -> Iterator[str]:
+def _accuracy_notes(made: Made, seen: Dataset | None, accuracy: Accuracy | None) -> Iterator[str]:
     if accuracy is None or seen is None:
         return
     outputs = made.model.outputs
     if len(outputs) > 1:
         yield f"accuracy is that of the first of {len(outputs)} outputs, {outputs[0]!r}"
-    if accuracy.labelled == 0 and seen.label_rank is not None:
+    labels = seen.labels
+    if accuracy.labelled == 0 and labels is not None:
         why = "they are one a sample, and the first output is not classes of samples"
         by_position = accuracy.positions not in (None, accuracy.samples)
-        yield f"the labels are not used: {why if by_position and seen.label_rank == 1 else 'none is a class'}"
+        yield f"the labels are not used: {why if by_position and len(labels.shape) == 1 else 'none is a class'}"
 
 
 def _decibel(power: float, noise: float) -> float | None:

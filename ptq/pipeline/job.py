@@ -14,7 +14,7 @@ from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
 from calibration.sources import Source, open_data
 from ptq.errors import OptionError
-from ptq.evaluate import check_labels
+from ptq.evaluate import check_labels, check_metrics
 from ptq.lowering import Execution, SiteLowering, execution, find_activations, lower, observable
 from ptq.methods.mixed import OMPQ
 from ptq.model.capture import CaptureOptions, capture, captured, is_onnx
@@ -56,6 +56,8 @@ class Job:
     overwrite: bool = False
     capture: CaptureOptions = field(default_factory=CaptureOptions)
     images: ImageOptions | None = None
+    metrics: tuple[str, ...] = ()
+    """Scores by name, or `module:callable`; those that go with the labels if left out."""
     max_drop: float | None = None
     target_size: Size | None = None
     """For a recipe that is searched for."""
@@ -64,9 +66,10 @@ class Job:
         """Check what can be checked without looking at the files.
 
         Raises:
-            OptionError: the accepted drop is not a fraction.
+            OptionError: the accepted drop is not a fraction, or there is no metric of a name.
 
         """
+        check_metrics(self.metrics)
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             raise OptionError(f"--max-drop {self.max_drop:g} is not a fraction from 0 to 1; give for example 0.02")
 
@@ -124,6 +127,7 @@ def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
         taken.rounded,
         len(grids),
         tuple(steps.notes),
+        job.metrics,
     )
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
         reference = _reference(job.model, raw, taken, Path(folder))
@@ -178,14 +182,13 @@ def _ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
 def _evaluation(source: Source, model: Model) -> Dataset:
     """Data that go with the model's inputs and first output."""
     found = fit(source, model.inputs)
-    shape = model.shape(model.outputs[0])
-    check_labels(found.label_rank, None if shape is None else len(shape), source.title)
+    check_labels(found.labels, model.shape(model.outputs[0]), source.title)
     return found
 
 
 def _reserved(model: Model, data: Dataset, recipe: Recipe) -> int:
     """How many samples are kept for measuring what sites do to the output; OMPQ compares whole samples."""
-    positions = 1 if recipe.metric == OMPQ else token_positions(model, next(data.batches(1)).feeds)
+    positions = 1 if recipe.worth == OMPQ else token_positions(model, next(data.batches(1)).feeds)
     return samples_needed(len(model.sites), data.samples, positions)
 
 

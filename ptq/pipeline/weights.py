@@ -210,7 +210,7 @@ def _allocate(
     bits = given.plan.budget
     if recipe.bits is None and bits is not None:  # of small layers, scales alone may take more than what is usual
         bits = max(bits, allocation.lowest(free))
-    if recipe.metric == OMPQ and measured is not None:
+    if recipe.worth == OMPQ and measured is not None:
         worth = _worths(given, [solved[name].site for name in free], measured, stages)
         costs = {name: -worth[name] * allocation.widths(ladder) / _OMPQ_UNIT for name, ladder in free.items()}
         exact = {name: -worth[name] * FLOAT_BITS / _OMPQ_UNIT for name in free}

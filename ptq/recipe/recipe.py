@@ -37,7 +37,7 @@ from ptq.recipe.tables import rounded
 from ptq.scheme import Scheme
 
 _ONE_SIZE: Mapping[str, Any] = MappingProxyType(
-    {"points": 1, "search": "radix", "metric": None, "beta": None, "max_latency": None}
+    {"points": 1, "search": "radix", "worth": None, "beta": None, "max_latency": None}
 )
 """What multipoint and mixed are where the format alone is enough."""
 
@@ -58,7 +58,7 @@ class Recipe:
     search: str | None = None
     rounding: str | None = None
     among: tuple[str, ...] | None = None
-    metric: str | None = None
+    worth: str | None = None
     beta: float | None = None
     max_latency: float | None = None
     portable: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptq.report.model import AccuracyReport, FileReport, LayerReport, Report, SourceReport
+from ptq.report.model import FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline, OutlinedLayer, render_outline
 from ptq.report.terminal import render
 from ptq.report.text import from_json, to_json
@@ -12,7 +12,6 @@ from ptq.report.verdict import EXACTNESS, NOISE, drops, warnings_of
 __all__ = [
     "EXACTNESS",
     "NOISE",
-    "AccuracyReport",
     "FileReport",
     "LayerReport",
     "Outline",

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ptq.evaluate import Accuracy
 from ptq.report.trials import Trials
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -56,23 +57,6 @@ class SourceReport:
 
 
 @dataclass(frozen=True)
-class AccuracyReport:
-    """The quantized model against the float one and, with labels, both against the truth; fractions in 0..1."""
-
-    samples: int
-    labelled: int
-    top1_float: float | None
-    top1: float | None
-    agreement: float | None
-    sqnr_db: float | None
-    cosine: float | None
-    nonfinite: int
-    positions: int | None = None
-    perplexity_float: float | None = None
-    perplexity: float | None = None
-
-
-@dataclass(frozen=True)
 class FileReport:
     """The file against that of the float model."""
 
@@ -102,7 +86,7 @@ class Report:
     data: str | None
     layers: tuple[LayerReport, ...]
     bits_per_weight: float
-    accuracy: AccuracyReport | None
+    accuracy: Accuracy | None
     file: FileReport
     stages: Mapping[str, float]
     notes: tuple[str, ...]

@@ -54,14 +54,11 @@ def _accuracy(report: Report) -> Iterator[Row]:
     if found is None:
         return
     of = "samples" if found.positions in (None, found.samples) else "positions"
-    if found.top1 is not None and found.top1_float is not None:
-        one = 100 / max(found.labelled, 1)
-        few = f"   ({found.labelled} labelled {of}: one is {one:.2g} points)"
-        yield "top-1", f"{100 * found.top1_float:.1f} %", f"{100 * found.top1:.1f} %{few}"
+    few = f"   ({found.labelled} labelled {of}: one is {100 / max(found.labelled, 1):.2g} points)"
+    for score in found.scores:
+        yield score.name, score.text(score.reference), score.text(score.value) + few * (score.name == "top-1")
     if found.agreement is not None:
         yield "agreement", "", f"{100 * found.agreement:.1f} % of {found.positions or found.samples} {of}"
-    if found.perplexity is not None and found.perplexity_float is not None:
-        yield "perplexity", f"{found.perplexity_float:.2f}", f"{found.perplexity:.2f}"
     if found.sqnr_db is not None:
         yield "output SQNR", "", f"{found.sqnr_db:.1f} dB"
     if found.cosine is not None:

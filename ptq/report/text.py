@@ -8,7 +8,8 @@ import math
 from typing import Any
 
 from ptq.errors import DataError
-from ptq.report.model import SCHEMA, AccuracyReport, FileReport, LayerReport, Report, SourceReport
+from ptq.evaluate import Accuracy, Score
+from ptq.report.model import SCHEMA, FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline
 from ptq.report.trials import Trial, Trials
 
@@ -46,13 +47,17 @@ def from_json(text: str) -> Report:
             **content,
             "source": SourceReport(**content["source"]),
             "layers": layers,
-            "accuracy": None if accuracy is None else AccuracyReport(**accuracy),
+            "accuracy": None if accuracy is None else _accuracy(accuracy),
             "file": FileReport(**content["file"]),
             "trials": _trials(content.get("trials")),
             "notes": tuple(content["notes"]),
             "warnings": tuple(content["warnings"]),
         }
     )
+
+
+def _accuracy(content: dict[str, Any]) -> Accuracy:
+    return Accuracy(**{**content, "scores": tuple(Score(**score) for score in content["scores"])})
 
 
 def _trials(content: dict[str, Any] | None) -> Trials | None:

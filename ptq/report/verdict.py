@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ptq.report.model import AccuracyReport, LayerReport, Report
+from ptq.evaluate import Accuracy, Sense
+from ptq.report.model import LayerReport, Report
 
 LEAST_PARITY_DB = 15.0
 """Optimized against unoptimized output; rounding flips alone bring deep networks near 25 dB."""
@@ -15,8 +16,8 @@ MEANT_INTEGER = frozenset({"static", "dynamic", "blocks"})
 NOISE = 1.05
 """Above this part of FP32's time a file is slower; what is below may be the neighbours."""
 
-PERPLEXITY, TOP1, COSINE = "perplexity", "top-1", "1 - cosine"
-"""What a drop is measured by."""
+COSINE = "1 - cosine"
+"""What a drop is measured by where there are no labels."""
 
 EXACTNESS = 1e-9
 """By so much a drop may be above a bound for being a difference of rounded fractions."""
@@ -61,25 +62,25 @@ def _of_file(report: Report, *, integer: bool) -> Iterator[str]:
         )
 
 
-def drops(found: AccuracyReport) -> Mapping[str, float]:
+def drops(found: Accuracy) -> Mapping[str, float]:
     """What is lost against the float model, as fractions by the measure; empty where nothing is finite.
 
-    Those of labels, or without them 1 - cosine of the outputs.
+    Those of the scores that decide, or without labels 1 - cosine of the outputs.
     """
-    made = {}
-    if found.perplexity is not None and found.perplexity_float is not None:
-        made[PERPLEXITY] = found.perplexity / found.perplexity_float - 1
-    if found.top1 is not None and found.top1_float is not None:
-        made[TOP1] = found.top1_float - found.top1
-    elif found.cosine is not None:
+    losses = ((score.name, score.loss) for score in found.scores if score.decides)
+    made = {name: loss for name, loss in losses if loss is not None}
+    if not made and found.cosine is not None:
         made[COSINE] = 1 - found.cosine
     return made
 
 
 def _of_accuracy(report: Report, max_drop: float) -> Iterator[str]:
-    found = report.accuracy
-    if found is None:
-        return
+    if report.accuracy is not None:
+        yield from accuracy_warnings(report.accuracy, max_drop)
+
+
+def accuracy_warnings(found: Accuracy, max_drop: float) -> Iterator[str]:
+    """Those of outputs and scores; `max_drop` is a fraction."""
     if found.nonfinite:
         yield f"{found.nonfinite} outputs are NaN or Inf; check the calibration data"
     advice = "give weights more bits, more calibration data, or a larger --max-drop"
@@ -87,12 +88,16 @@ def _of_accuracy(report: Report, max_drop: float) -> Iterator[str]:
     for measure, drop in drops(found).items():
         if drop <= max_drop + EXACTNESS:
             continue
-        if measure == PERPLEXITY:
-            yield f"perplexity rises by {100 * drop:.1f} %, more than {most:.1f}; {advice}"
-        elif measure == TOP1:
-            yield f"top-1 drops by {100 * drop:.1f} points, more than {most:.1f}; {advice}"
-        else:
+        score = found.score(measure)
+        if score is None:
             yield f"outputs have cosine {1 - drop:.4f} with FP32, less than {1 - max_drop:.4f} (no labels); {advice}"
+        elif score.value is None:
+            yield f"{measure} is no finite number; {advice}"
+        elif score.sense == Sense.FRACTION.value:
+            yield f"{measure} drops by {100 * drop:.1f} points, more than {most:.1f}; {advice}"
+        else:
+            changes = "rises" if score.sense == Sense.LESS.value else "falls"
+            yield f"{measure} {changes} by {100 * drop:.1f} %, more than {most:.1f}; {advice}"
 
 
 def _named(layers: list[LayerReport]) -> str:
