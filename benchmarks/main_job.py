@@ -23,7 +23,7 @@ from onnxruntime import quantization
 
 from calibration.dataset import fit
 from calibration.sources import open_data
-from ptq.audit import costs
+from ptq.audit import file_bytes, latency
 from ptq.evaluate import Accuracy, evaluate
 from ptq.model.files import Kind, detect
 from ptq.model.graph import Model
@@ -46,8 +46,8 @@ def main(model: Path, data: Path, evaluation: Path, tried: tuple[str, ...], *, b
         int8 = Path(folder) / "int8.onnx" if baseline and detect(model) is Kind.ONNX else None
         if int8 is not None:
             accuracy = _plain_int8(task, int8)
-            latency = _latency(model, int8, evaluation)
-            click.echo(_line("ONNX Runtime int8", accuracy, costs.file_bytes(int8), 8.0, latency))
+            ratio = _latency(model, int8, evaluation)
+            click.echo(_line("ONNX Runtime int8", accuracy, file_bytes(int8), 8.0, ratio))
         for number, options in enumerate(tried):
             output = Path(folder) / f"{number}.onnx"
             run = runs.quantize(task, options.split(), output)
@@ -60,7 +60,7 @@ def main(model: Path, data: Path, evaluation: Path, tried: tuple[str, ...], *, b
 def _latency(reference: Path, quantized: Path, evaluation: Path) -> float:
     """The time of a run of one sample, as a multiple of another file's."""
     sample = next(fit(open_data(evaluation), Model(ir.load(reference)).inputs).batches(1))
-    return costs.latency(Session(reference), Session(quantized), sample.feeds).ratio
+    return latency(Session(reference), Session(quantized), sample.feeds).ratio
 
 
 def _plain_int8(task: runs.Task, output: Path) -> Accuracy:

@@ -10,6 +10,7 @@ from types import FrameType
 import click
 
 import ptq
+from cli.compare import compare
 from cli.formats import formats
 from cli.quantize import quantize
 from cli.recipes import recipes
@@ -29,6 +30,7 @@ def commands() -> None:
 
 
 commands.add_command(quantize)
+commands.add_command(compare)
 commands.add_command(formats)
 commands.add_command(recipes)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import Command, Run
+from small_folder import Folder, filled
 
+from cli import main
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.model.save import serialized
@@ -21,6 +25,27 @@ def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     if request.node.get_closest_marker("measures_memory") is None:
         audit = importlib.import_module("ptq.audit.audit")  # the package has a function of that name
         monkeypatch.setattr(audit, "peak_bytes", lambda *_: 1 << 20)
+        monkeypatch.setattr(importlib.import_module("ptq.pipeline.compare"), "peak_bytes", lambda *_: 1 << 20)
+
+
+@pytest.fixture
+def ptq(capfd: pytest.CaptureFixture[str]) -> Command:
+    def command(*arguments: object) -> Run:
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                main([str(each) for each in arguments])
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        captured = capfd.readouterr()
+        return Run(int(stop.value.code or 0), captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return filled(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import pytest
 from onnx import numpy_helper
 
 import ptq
-from ptq.audit.costs import Latency
+from ptq.audit import Latency
 from ptq.lowering import SiteLowering, lower
 from ptq.model.graph import Model
 from ptq.model.session import Session

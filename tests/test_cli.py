@@ -10,55 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-from small_folder import Folder, filled, write_model
-
-from cli import main
+from command import Command
+from small_folder import Folder, write_model
 
 RNG = np.random.default_rng(3)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run of the command came to."""
-
-    code: int
-    out: str
-    err: str
-
-    def fails(self, *words: str, code: int = 1) -> None:
-        assert self.code == code, self.err
-        assert self.err.startswith("ptq: ")
-        assert self.err.count("\n") == 1
-        for word in words:
-            assert word in self.err
-
-
-Command = Callable[..., Run]
-
-
-@pytest.fixture
-def ptq(capfd: pytest.CaptureFixture[str]) -> Command:
-    def command(*arguments: object) -> Run:
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as stop:
-                main([str(each) for each in arguments])
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        captured = capfd.readouterr()
-        return Run(int(stop.value.code or 0), captured.out, captured.err)
-
-    return command
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return filled(tmp_path)
 
 
 def test_the_main_job(ptq: Command, folder: Folder) -> None:

@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 from ptq.audit.audit import Audit, audit
-from ptq.audit.costs import Cost, Latency
+from ptq.audit.census import Census, census
+from ptq.audit.costs import Cost, file_bytes, float_numbers, load, peak_bytes, tensor_bits
 from ptq.audit.kernels import Kernel
+from ptq.audit.timing import Latency, Timing, latency, timings
 
-__all__ = ["Audit", "Cost", "Kernel", "Latency", "audit"]
+__all__ = [
+    "Audit",
+    "Census",
+    "Cost",
+    "Kernel",
+    "Latency",
+    "Timing",
+    "audit",
+    "census",
+    "file_bytes",
+    "float_numbers",
+    "latency",
+    "load",
+    "peak_bytes",
+    "tensor_bits",
+    "timings",
+]

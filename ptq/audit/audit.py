@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ptq.audit.costs import Cost, Latency, file_bytes, latency, load, peak_bytes
+from ptq.audit.costs import Cost, file_bytes, load, peak_bytes
+from ptq.audit.graphs import optimized_graph
 from ptq.audit.kernels import Kernel, find_kernels
+from ptq.audit.timing import Latency, latency
 from ptq.errors import AuditError, ModelError
 from ptq.lowering import Checks
 from ptq.model.session import Session
@@ -111,14 +112,8 @@ def kernels_of(path: Path) -> dict[str, Kernel]:
         AuditError: the file does not load.
 
     """
-    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-        optimized = Path(folder) / "optimized.onnx"
-        try:
-            Session(path, optimized_path=optimized)
-        except ModelError as error:
-            raise AuditError(f"{path}: {error}") from error
-        graphs = [onnx.load(p, format="protobuf", load_external_data=False).graph for p in (path, optimized)]
-        return find_kernels(*graphs)
+    written = onnx.load(path, format="protobuf", load_external_data=False).graph
+    return find_kernels(written, optimized_graph(path))
 
 
 def _parity(path: Path, session: Session, feeds: Sequence[Feeds]) -> float | None:

@@ -1,7 +1,8 @@
-"""What a file costs: bytes on disk, time to load, time to run, memory."""
+"""What a file costs: bytes on disk, time to load, memory."""
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from ptq.errors import AuditError
 from ptq.model.session import Session
 
-_ROUNDS, _RUNS, _WARM_RUNS = 12, 3, 2
-_LEAST_ROUND_SECONDS, _MOST_SECONDS = 0.01, 10.0
-_MOST_RUNS = 1000
+_FLOATS = frozenset({
+    onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE
+})  # fmt: skip
 _SCRIPT = Path(__file__).with_name("memory.py")
 
 
@@ -35,21 +37,31 @@ class Cost:
     peak_bytes: int | None
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of a run of one sample, medians over rounds, and the median of the ratios of the rounds."""
-
-    reference_ms: float
-    quantized_ms: float
-    ratio: float
-
-
 def file_bytes(path: Path) -> int:
     """The size of a model file with the files of its external data, each counted once."""
     model = onnx.load(path, format="protobuf", load_external_data=False)
     entries = (entry for tensor in _tensors(model.graph) for entry in tensor.external_data)
     files: set[Path] = {path.parent / entry.value for entry in entries if entry.key == "location"}
     return path.stat().st_size + sum(file.stat().st_size for file in files)
+
+
+def tensor_bits(path: Path) -> int:
+    """The bits of all tensors that a model stores, external data included, without the graph around them."""
+    model = onnx.load(path, format="protobuf", load_external_data=False)
+    return sum(math.prod(tensor.dims) * _bits(tensor.data_type) for tensor in _tensors(model.graph))
+
+
+def float_numbers(path: Path) -> int:
+    """How many floating-point numbers a model stores."""
+    model = onnx.load(path, format="protobuf", load_external_data=False)
+    return sum(math.prod(tensor.dims) for tensor in _tensors(model.graph) if tensor.data_type in _FLOATS)
+
+
+def _bits(data_type: int) -> int:
+    """The bits of a number; of strings, whose size varies, none."""
+    if data_type == onnx.TensorProto.STRING:
+        return 0
+    return ir.DataType(data_type).bitwidth
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -72,34 +84,6 @@ def _load(path: Path) -> tuple[Session, float]:
     start = time.perf_counter()
     session = Session(path)
     return session, time.perf_counter() - start
-
-
-def latency(reference: Session, quantized: Session, feeds: Mapping[str, np.ndarray]) -> Latency:
-    """The time of this thread in both sessions, interleaved so that both see the same neighbours."""
-    sessions = (reference, quantized)
-    for session in sessions:
-        _seconds(session, feeds, _WARM_RUNS)
-    pair = sum(_seconds(session, feeds, 1) for session in sessions)
-    runs = _runs(pair)
-    rounds = max(3, min(_ROUNDS, int(_MOST_SECONDS / max(pair * runs, 1e-9))))
-    times = np.array([[_seconds(session, feeds, runs) / runs for session in sessions] for _ in range(rounds)])
-    first, second = np.median(times, axis=0) * 1e3
-    return Latency(float(first), float(second), float(np.median(times[:, 1] / times[:, 0])))
-
-
-def _runs(pair_seconds: float) -> int:
-    """Runs in a round: enough for the clock with a tiny model, one with a slow one."""
-    if pair_seconds * _RUNS * _ROUNDS > _MOST_SECONDS:
-        return 1
-    return max(_RUNS, min(_MOST_RUNS, int(_LEAST_ROUND_SECONDS / max(pair_seconds, 1e-9))))
-
-
-def _seconds(session: Session, feeds: Mapping[str, np.ndarray], runs: int) -> float:
-    """Processor seconds of this thread, which a busy machine does not stretch."""
-    start = time.thread_time()
-    for _ in range(runs):
-        session.run(feeds)
-    return time.thread_time() - start
 
 
 def peak_bytes(path: Path, feeds: Mapping[str, np.ndarray]) -> int:

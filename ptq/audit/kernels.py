@@ -7,24 +7,10 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto, NodeProto
 
+from ptq.audit.graphs import COMPUTING, GraphIndex, is_integer
 from ptq.lowering import Execution
 from ptq.lowering.marks import EXECUTION_KEY, REASON_KEY, SITE_KEY
 
-_INTEGER = frozenset({
-    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv",
-    "QLinearMatMul",
-})  # fmt: skip
-_FLOAT = frozenset({
-    "Conv", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm", "LSTM", "MatMul", "MatMulNBits", "NhwcConv",
-    "NhwcFusedConv", "RNN",
-})  # fmt: skip
-_COMPUTING = _INTEGER | _FLOAT
-_DECODING = frozenset({
-    "Add", "BitShift", "BitwiseAnd", "Cast", "DequantizeLinear", "Div", "Gather", "GatherND", "Identity", "Mul",
-    "QuantizeLinear", "Reshape", "Round", "ScatterND", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
-})  # fmt: skip
-"""What stands between a stored weight and the node that computes with it."""
-_INT8_ACCURACY = 4
 _MOST_HOPS = 4
 _LOST = "not found in the optimized graph"
 
@@ -46,7 +32,7 @@ class Kernel:
 
 def find_kernels(written: GraphProto, optimized: GraphProto) -> dict[str, Kernel]:
     """The kernel of every marked site of the written graph, looked up in the graph that ONNX Runtime made of it."""
-    before, after = _Index.of(written), _Index.of(optimized)
+    before, after = GraphIndex.of(written), GraphIndex.of(optimized)
     found: dict[str, list[Kernel]] = {}
     for node in written.node:
         marks = {entry.key: entry.value for entry in node.metadata_props}
@@ -57,36 +43,9 @@ def find_kernels(written: GraphProto, optimized: GraphProto) -> dict[str, Kernel
     return {site: _joined(kernels) for site, kernels in found.items()}
 
 
-@dataclass(frozen=True)
-class _Index:
-    """A graph by its names; what is decoded from stored tensors alone is constant like those."""
-
-    stored: frozenset[str]
-    constant: frozenset[str]
-    producer: Mapping[str, NodeProto]
-    readers: Mapping[str, Sequence[NodeProto]]
-    named: Mapping[str, NodeProto]
-
-    @classmethod
-    def of(cls, graph: GraphProto) -> _Index:
-        readers: dict[str, list[NodeProto]] = {}
-        stored = frozenset(tensor.name for tensor in graph.initializer)
-        constant = {"", *stored}
-        for node in graph.node:  # in the order of execution
-            for name in node.input:
-                readers.setdefault(name, []).append(node)
-            if node.op_type in _DECODING and constant.issuperset(node.input):
-                constant.update(node.output)
-        return cls(
-            stored,
-            frozenset(constant),
-            {name: node for node in graph.node for name in node.output if name},
-            readers,
-            {node.name: node for node in graph.node},
-        )
-
-
-def _kernels(node: NodeProto, slot: int, marks: Mapping[str, str], before: _Index, after: _Index) -> list[Kernel]:
+def _kernels(
+    node: NodeProto, slot: int, marks: Mapping[str, str], before: GraphIndex, after: GraphIndex
+) -> list[Kernel]:
     """The kernels that one marked node became, several where its weight, at the input `slot`, is shared."""
     if marks.get(EXECUTION_KEY) == Execution.LOOKUP.value:
         return [Kernel(node.op_type, integer=False, expected=Execution.LOOKUP.value, reason=None)]
@@ -101,7 +60,7 @@ def _kernels(node: NodeProto, slot: int, marks: Mapping[str, str], before: _Inde
 
 
 def _kernel(node: NodeProto, decoding: str | None, expected: str, mark: str | None) -> Kernel:
-    integer = node.op_type in _INTEGER or _accuracy(node) == _INT8_ACCURACY
+    integer = is_integer(node)
     reason = f"{decoding} of the weight at every call" if decoding else None
     if not integer:
         reason = mark or reason or f"runs as {node.op_type} in float"
@@ -110,12 +69,7 @@ def _kernel(node: NodeProto, decoding: str | None, expected: str, mark: str | No
     return Kernel(node.op_type, integer, expected, reason, (node.name,))
 
 
-def _accuracy(node: NodeProto) -> int | None:
-    """What MatMulNBits computes in: its float32 default is 0."""
-    return next((a.i for a in node.attribute if a.name == "accuracy_level"), None)
-
-
-def _weight_names(node: NodeProto, slot: int, graph: _Index) -> Iterator[str]:
+def _weight_names(node: NodeProto, slot: int, graph: GraphIndex) -> Iterator[str]:
     """The values that the weight of a node is made of, nearest first; the name of the folded one is among them."""
     name = node.input[slot]
     while name:
@@ -124,16 +78,16 @@ def _weight_names(node: NodeProto, slot: int, graph: _Index) -> Iterator[str]:
         name = maker.input[0] if maker is not None and maker.input else ""
 
 
-def _readers(name: str, graph: _Index, decoding: str | None = None) -> Iterator[tuple[NodeProto, str | None]]:
+def _readers(name: str, graph: GraphIndex, decoding: str | None = None) -> Iterator[tuple[NodeProto, str | None]]:
     """The computing nodes that a stored weight reaches, each with the first operator in between."""
     for node in graph.readers.get(name, ()):
-        if node.op_type in _COMPUTING:
+        if node.op_type in COMPUTING:
             yield node, decoding
         elif graph.constant.issuperset(node.output):
             yield from _readers(node.output[0], graph, decoding or node.op_type)
 
 
-def _by_output(node: NodeProto, before: _Index, after: _Index) -> list[NodeProto]:
+def _by_output(node: NodeProto, before: GraphIndex, after: GraphIndex) -> list[NodeProto]:
     """The node that makes the output of a node, or of what was fused to its end.
 
     Convolutions on blocked channels have renamed weights and outputs; they are named after their output.
@@ -142,14 +96,14 @@ def _by_output(node: NodeProto, before: _Index, after: _Index) -> list[NodeProto
     for _ in range(_MOST_HOPS):
         for name in values:
             for found in (_behind_reshape(name, after), after.named.get(f"{name}_nchwc")):
-                if found is not None and found.op_type in _COMPUTING:
+                if found is not None and found.op_type in COMPUTING:
                     return [found]
         following = (reader for name in values for reader in before.readers.get(name, ()))
-        values = [name for reader in following if reader.op_type not in _COMPUTING for name in reader.output]
+        values = [name for reader in following if reader.op_type not in COMPUTING for name in reader.output]
     return []
 
 
-def _behind_reshape(name: str, graph: _Index) -> NodeProto | None:
+def _behind_reshape(name: str, graph: GraphIndex) -> NodeProto | None:
     """What makes a value: of a product of rank 3 with a bias, ONNX Runtime makes one of rank 2 and two Reshape."""
     found = graph.producer.get(name)
     return graph.producer.get(found.input[0]) if found is not None and found.op_type == "Reshape" else found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ptq.pipeline.call import preview, quantize, run
+from ptq.pipeline.compare import Compared, compare
 from ptq.pipeline.job import Job
+from ptq.pipeline.manifest import cores
 from ptq.pipeline.result import Result
 from ptq.pipeline.size import Size
 from ptq.pipeline.stages import Stages
 
-__all__ = ["Job", "Result", "Size", "Stages", "preview", "quantize", "run"]
+__all__ = ["Compared", "Job", "Result", "Size", "Stages", "compare", "cores", "preview", "quantize", "run"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ptq.allocation import Rungs, Speed
-from ptq.audit.costs import latency
+from ptq.audit import latency
 from ptq.audit.profile import Profile, profiles
 from ptq.errors import OptionError
 from ptq.model.graph import Model

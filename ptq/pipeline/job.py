@@ -45,6 +45,17 @@ ACCEPTED_DROP: Final = 0.02
 _IN_TIME: Final = "in float it is as exact as can be, and --max-latency holds"
 
 
+def check_drop(max_drop: float) -> None:
+    """Check an accepted drop.
+
+    Raises:
+        OptionError: it is not a fraction.
+
+    """
+    if not 0 <= max_drop <= 1:
+        raise OptionError(f"--max-drop {max_drop:g} is not a fraction from 0 to 1; give for example 0.02")
+
+
 @dataclass(frozen=True)
 class Job:
     """What a run is about besides its recipe."""
@@ -70,8 +81,8 @@ class Job:
 
         """
         check_metrics(self.metrics)
-        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
-            raise OptionError(f"--max-drop {self.max_drop:g} is not a fraction from 0 to 1; give for example 0.02")
+        if self.max_drop is not None:
+            check_drop(self.max_drop)
 
     @property
     def accepted_drop(self) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 from importlib import metadata
 from pathlib import Path
 
@@ -11,12 +13,25 @@ import ptq
 from calibration.dataset import Dataset
 from ptq.recipe import Recipe
 
+_PROCESSOR = Path("/proc/cpuinfo")
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 
 
 def versions() -> dict[str, str]:
     """The versions of ptq and of what it computes with."""
     return {"ptq": ptq.__version__, **{name: metadata.version(name) for name in _PACKAGES}}
+
+
+def machine() -> str:
+    """The processor, as far as the system names it, and how many cores of it this process may use."""
+    told = _PROCESSOR.read_text(encoding="utf-8").splitlines() if _PROCESSOR.exists() else []
+    name = next((line.partition(":")[2].strip() for line in told if line.startswith("model name")), platform.machine())
+    return f"{name}, {cores()} core{'s' * (cores() > 1)}"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def digest(path: Path) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from ptq.report.comparing import render_comparison
+from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.model import FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline, OutlinedLayer, render_outline
 from ptq.report.terminal import render
 from ptq.report.text import from_json, to_json
 from ptq.report.trials import Trial, Trials, render_trials
-from ptq.report.verdict import EXACTNESS, NOISE, drops, warnings_of
+from ptq.report.verdict import EXACTNESS, NOISE, comparison_warnings, drops, warnings_of
 
 __all__ = [
     "EXACTNESS",
     "NOISE",
+    "ComparedFile",
+    "Comparison",
     "FileReport",
     "LayerReport",
     "Outline",
@@ -20,9 +24,11 @@ __all__ = [
     "SourceReport",
     "Trial",
     "Trials",
+    "comparison_warnings",
     "drops",
     "from_json",
     "render",
+    "render_comparison",
     "render_outline",
     "render_trials",
     "to_json",

@@ -23,3 +23,8 @@ def print_whole(console: Console, table: Table) -> None:
     console.width = max(width, widest)
     console.print(table)
     console.width = width
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"

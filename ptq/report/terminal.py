@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ptq.report.console import print_line, print_whole
+from ptq.report.console import megabytes, print_line, print_whole
 from ptq.report.model import Report
 from ptq.report.trials import render_trials
 
@@ -68,14 +68,14 @@ def _accuracy(report: Report) -> Iterator[Row]:
 def _file(report: Report) -> Iterator[Row]:
     file = report.file
     ratio = file.float_bytes / max(file.bytes, 1)
-    yield "file", _megabytes(file.float_bytes), f"{_megabytes(file.bytes)}   {ratio:.1f}x smaller"
+    yield "file", megabytes(file.float_bytes), f"{megabytes(file.bytes)}   {ratio:.1f}x smaller"
     if file.latency_ratio is not None and file.ms is not None and file.float_ms is not None:
         speed = f"{1 / file.latency_ratio:.2f}x as fast, one thread, interleaved"
         yield "latency", f"{file.float_ms:.2f} ms", f"{file.ms:.2f} ms   {speed}"
     if file.float_load_seconds is not None and file.load_seconds is not None:
         yield "load", f"{1e3 * file.float_load_seconds:.0f} ms", f"{1e3 * file.load_seconds:.0f} ms"
     if file.peak_bytes is not None and file.float_peak_bytes is not None:
-        yield "peak memory", _megabytes(file.float_peak_bytes), _megabytes(file.peak_bytes)
+        yield "peak memory", megabytes(file.float_peak_bytes), megabytes(file.peak_bytes)
 
 
 def _layers(report: Report) -> Iterator[Row]:
@@ -120,10 +120,6 @@ def _layer_table(report: Report) -> Table:
 
 def _decibel(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _count(number: int) -> str:

@@ -9,16 +9,20 @@ from typing import Any
 
 from ptq.errors import DataError
 from ptq.evaluate import Accuracy, Score
+from ptq.report.comparison import Comparison
 from ptq.report.model import SCHEMA, FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline
 from ptq.report.trials import Trial, Trials
 
 
-def to_json(report: Report | Outline | Trials) -> str:
+def to_json(report: Report | Outline | Trials | Comparison) -> str:
     """Strict JSON: numbers that are not finite become null."""
     content = _finite(dataclasses.asdict(report))
     if isinstance(report, Report):
         content["verdict"] = report.verdict
+    if isinstance(report, Comparison):
+        for file, said in zip(report.files, content["files"], strict=True):
+            said["verdict"] = file.verdict
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ptq.evaluate import Accuracy, Sense
+from ptq.report.comparison import ComparedFile
 from ptq.report.model import LayerReport, Report
 
 LEAST_PARITY_DB = 15.0
@@ -47,19 +48,41 @@ def _of_file(report: Report, *, integer: bool) -> Iterator[str]:
     file = report.file
     if file.latency_ratio is not None and file.latency_ratio > NOISE:
         floats = [layer for layer in report.computing if not layer.integer]
-        because = f": {len(floats)} of {len(report.computing)} layers run in float" if floats else ""
         advice = "keep FP32" if not integer else "try --keep-float for small layers"
-        yield f"slower than FP32, {file.latency_ratio:.2f}x its time{because}; {advice}"
+        yield _slower(file.latency_ratio, len(floats), len(report.computing), advice)
     bound = report.options.get("max_latency")
     if bound is not None and file.latency_ratio is not None and file.latency_ratio > bound * NOISE:
         yield f"{file.latency_ratio:.2f}x FP32's time, which is over --max-latency {bound:g}; give less, or try again"
     if file.bytes >= file.float_bytes:
-        yield f"the file is not smaller: {file.bytes / 1e6:.2f} MB, FP32 {file.float_bytes / 1e6:.2f} MB; keep FP32"
+        yield _not_smaller(file.bytes, file.float_bytes)
     if file.parity_db is not None and file.parity_db < LEAST_PARITY_DB:
         yield (
             f"optimized and unoptimized runs differ, {file.parity_db:.1f} dB; "
             f"report it, or leave layers out by --keep-float"
         )
+
+
+def comparison_warnings(file: ComparedFile, reference: ComparedFile, max_drop: float) -> tuple[str, ...]:
+    """Those of a file that any tool may have made."""
+    found = []
+    if file.timings and file.timings[0].ratio > NOISE:
+        floats = file.layers - file.integer
+        advice = "it decodes weights at every call" if file.decoded else "keep FP32"
+        found.append(_slower(file.timings[0].ratio, floats, file.layers, advice))
+    if file.bytes >= reference.bytes:
+        found.append(_not_smaller(file.bytes, reference.bytes))
+    if file.accuracy is not None:
+        found += accuracy_warnings(file.accuracy, max_drop)
+    return tuple(found)
+
+
+def _slower(ratio: float, floats: int, layers: int, advice: str) -> str:
+    because = f": {floats} of {layers} layers run in float" if floats else ""
+    return f"slower than FP32, {ratio:.2f}x its time{because}; {advice}"
+
+
+def _not_smaller(size: int, float_size: int) -> str:
+    return f"the file is not smaller: {size / 1e6:.2f} MB, FP32 {float_size / 1e6:.2f} MB; keep FP32"
 
 
 def drops(found: Accuracy) -> Mapping[str, float]:

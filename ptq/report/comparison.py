@@ -1,0 +1,81 @@
+"""Any number of quantized files beside the float model, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ptq.audit import Timing
+from ptq.evaluate import Accuracy
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ComparedFile:
+    """A file, and what was measured of it; of one with a `failure`, nothing was.
+
+    `bits_per_weight` are those of all that it stores, for each number of the float model. `kernels` counts the nodes
+    that compute with weights, `integer` those of them in int8, `decoded` those that decode their weight at every call;
+    `others` compute with activations alone. The float model itself has no `accuracy`.
+    """
+
+    path: str
+    sha256: str | None = None
+    bytes: int = 0
+    bits_per_weight: float | None = None
+    load_seconds: float | None = None
+    peak_bytes: int | None = None
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    integer: int = 0
+    decoded: int = 0
+    others: Mapping[str, int] = field(default_factory=dict)
+    timings: tuple[Timing, ...] = ()
+    accuracy: Accuracy | None = None
+    failure: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> int:
+        """How many nodes compute with weights."""
+        return sum(self.kernels.values())
+
+    @property
+    def verdict(self) -> str:
+        """FAIL where it does not run as the float model does, else WARNING or PASS."""
+        return "FAIL" if self.failure else "WARNING" if self.warnings else "PASS"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The float model and the files beside it, in the order given; `max_drop` is what was accepted of a loss."""
+
+    reference: ComparedFile
+    files: tuple[ComparedFile, ...]
+    data: str
+    max_drop: float
+    versions: Mapping[str, str]
+    machine: str
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def passed(self) -> tuple[ComparedFile, ...]:
+        """Those of which there is nothing to warn."""
+        return tuple(file for file in self.files if file.verdict == "PASS")
+
+    @property
+    def failed(self) -> tuple[ComparedFile, ...]:
+        """Those that do not run as the float model does."""
+        return tuple(file for file in self.files if file.failure)
+
+    @property
+    def smallest(self) -> ComparedFile | None:
+        """The smallest of those that pass."""
+        return min(self.passed, key=lambda file: file.bytes, default=None)
+
+    @property
+    def fastest(self) -> ComparedFile | None:
+        """The fastest of those that pass, by the first timing."""
+        timed = [file for file in self.passed if file.timings]
+        return min(timed, key=lambda file: file.timings[0].ratio, default=None)
