@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import image_options, model_options
+from cli.options import command_line, image_options, model_options
 
 if TYPE_CHECKING:
     from calibration.images import ImageOptions
@@ -31,6 +31,7 @@ _FILE = click.Path(path_type=Path)
 )
 @model_options
 @image_options
+@click.option("--html", "html_file", type=_FILE, help="Also write a report that opens in a browser.")
 @click.option("--json", "json_file", type=_FILE, help="Also write the comparison here.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--strict", is_flag=True, help="Exit with 3 when there is a warning.")
@@ -44,6 +45,7 @@ def compare(  # noqa: PLR0917  (one parameter per option)
     batches: tuple[int, ...],
     capture: CaptureOptions,
     images: ImageOptions | None,
+    html_file: Path | None,
     json_file: Path | None,
     overwrite: bool,  # noqa: FBT001
     strict: bool,  # noqa: FBT001
@@ -71,12 +73,19 @@ def compare(  # noqa: PLR0917  (one parameter per option)
         tuple(cores() if each == "all" else _number(each) for each in threads) or (1,),
         batches or (1,),
     )
-    if json_file is not None:
-        check_not_input(json_file, [model, *files, evaluation])
-        check_free(json_file, overwrite=overwrite)
+    outputs = [path for path in (html_file, json_file) if path is not None]
+    for path in outputs:
+        check_not_input(path, [model, *files, evaluation])
+        check_free(path, overwrite=overwrite)
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise click.UsageError(f"--html and --json are the same file, {html_file}; give two names")
     progress = Progress()
     with progress:
         found = run(about, progress)
+    if html_file is not None:
+        from ptq.report.html import comparison_page
+
+        write_atomically(html_file, comparison_page(found, command_line()).encode(), overwrite=overwrite)
     if json_file is not None:
         write_atomically(json_file, to_json(found).encode(), overwrite=overwrite)
     render_comparison(found, progress.out)

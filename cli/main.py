@@ -12,6 +12,7 @@ import click
 import ptq
 from cli.compare import compare
 from cli.formats import formats
+from cli.options import Group
 from cli.quantize import quantize
 from cli.recipes import recipes
 from ptq.errors import PtqError
@@ -19,7 +20,7 @@ from ptq.errors import PtqError
 USAGE_EXIT, INTERRUPTED_EXIT = 2, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(ptq.__version__, prog_name="ptq")
 def commands() -> None:
     """Quantize trained models to small ONNX files that stock ONNX Runtime runs fast, and measure them.

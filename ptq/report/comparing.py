@@ -23,7 +23,7 @@ def render_comparison(found: Comparison, console: Console) -> None:
     print_line(console, f"model    {found.reference.path}")
     print_line(console, f"data     {found.data}")
     print_line(console, f"machine  {found.machine}, ONNX Runtime {found.versions['onnxruntime']}")
-    names = _short_names([file.path for file in found.files])
+    names = short_names([file.path for file in found.files])
     sound = [(name, file) for name, file in zip(names, found.files, strict=True) if not file.failure]
     if sound:
         print_whole(console, _accuracies(sound))
@@ -35,7 +35,7 @@ def render_comparison(found: Comparison, console: Console) -> None:
     for name, file in zip(names, found.files, strict=True):
         for said in [file.failure] if file.failure else file.warnings:
             print_line(console, f"{file.verdict:<8} {name}: {said}", _STYLES[file.verdict])
-    print_line(console, _outcome(found, dict(zip((file.path for file in found.files), names, strict=True))))
+    print_line(console, outcome(found, names))
 
 
 def _accuracies(files: Sequence[tuple[str, ComparedFile]]) -> Table:
@@ -84,7 +84,7 @@ def _costs(files: Sequence[tuple[str, ComparedFile]]) -> Table:
 def _times(files: Sequence[tuple[str, ComparedFile]]) -> Table:
     """Medians with 95th percentiles, and in relation to the float model."""
     reference = files[0][1]
-    table = _table("ms, median (p95)", *(title for each in reference.timings for title in (_setting(each), "")))
+    table = _table("ms, median (p95)", *(title for each in reference.timings for title in (setting(each), "")))
     for name, file in files:
         cells = [
             cell
@@ -98,7 +98,8 @@ def _times(files: Sequence[tuple[str, ComparedFile]]) -> Table:
     return table
 
 
-def _setting(timing: Timing) -> str:
+def setting(timing: Timing) -> str:
+    """What was timed, in a few words."""
     threads = "1 thread" if timing.threads == 1 else f"{timing.threads} threads"
     return threads if timing.batch == 1 else f"{threads}, batch {timing.batch}"
 
@@ -111,17 +112,19 @@ def _table(first: str, *columns: str) -> Table:
     return table
 
 
-def _outcome(found: Comparison, names: dict[str, str]) -> str:
+def outcome(found: Comparison, names: Sequence[str]) -> str:
+    """What to make of it, in a line; `names` are those of the files."""
+    named = dict(zip((file.path for file in found.files), names, strict=True))
     passed = found.passed
     if not passed or found.smallest is None:
         return f"PASS     none of {len(found.files)}: keep FP32, or see the warnings"
-    best = [f"smallest {names[found.smallest.path]}"]
+    best = [f"smallest {named[found.smallest.path]}"]
     if found.fastest is not None:
-        best.append(f"fastest {names[found.fastest.path]}")
+        best.append(f"fastest {named[found.fastest.path]}")
     return f"PASS     {len(passed)} of {len(found.files)}: {', '.join(best)}"
 
 
-def _short_names(paths: Sequence[str]) -> list[str]:
+def short_names(paths: Sequence[str]) -> list[str]:
     """The names of files, with as much of their folders as tells them apart."""
     names = [Path(path).name for path in paths]
     if len({*names}) == len(names):

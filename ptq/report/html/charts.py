@@ -1,0 +1,114 @@
+"""Charts in Vega-Lite that are read in light and dark, on screens and on paper, and without seeing colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from ptq.report.html.page import Chart, Spec
+from ptq.report.pareto import front, knee
+
+VERDICTS: Final = ("FP32", "PASS", "WARNING")
+_COLORS: Final = ("#8b5cf6", "#16a34a", "#d97706")
+"""Each at least 3 to 1 on white and on the dark background."""
+
+_SHAPES: Final = ("diamond", "circle", "triangle-up")
+_LINE: Final = "#3b82f6"
+
+_MOST_LABELS: Final = 6
+"""More would lie on each other: of a longer front, the ends and the knee have one."""
+
+_INK: Final = "currentColor"
+_CONFIG: Final[Spec] = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": _INK,
+        "titleColor": _INK,
+        "domainColor": _INK,
+        "tickColor": _INK,
+        "gridColor": _INK,
+        "gridOpacity": 0.12,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    },
+    "legend": {"labelColor": _INK, "titleColor": _INK, "orient": "bottom", "labelFontSize": 12},
+}
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point of a chart: what it is called, where it lies, its verdict, and what is told of it in words."""
+
+    name: str
+    x: float
+    y: float
+    verdict: str
+    told: str
+
+
+def trade_off(spots: Sequence[Spot], x: str, y: str, *, rising: bool) -> Chart:
+    """A gain against a cost, with the Pareto front; `rising` says that more of the gain is better."""
+    points = [(spot.x, spot.y if rising else -spot.y) for spot in spots]
+    best = front(points)
+    labelled = best if len(best) <= _MOST_LABELS else [best[0], knee(points), best[-1]]
+    values = [
+        {**asdict(spot), "front": index in best, "label": spot.name if index in labelled else ""}
+        for index, spot in enumerate(spots)
+    ]
+    across = _axis("x", x, reverse=False)
+    up = _axis("y", y, reverse=not rising)
+    on_front = [{"filter": "datum.front"}]
+    layers: list[dict[str, Any]] = [
+        {
+            "transform": on_front,
+            "mark": {"type": "line", "color": _LINE, "strokeDash": [4, 3]},
+            "encoding": {"x": across, "y": up, "order": {"field": "x"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 110, "opacity": 1},
+            "encoding": {
+                "x": across,
+                "y": up,
+                "color": _by_verdict("range", _COLORS),
+                "shape": _by_verdict("range", _SHAPES),
+                "tooltip": [{"field": "name", "title": "file"}, {"field": "told", "title": "is"}],
+                "description": {"field": "told"},
+            },
+        },
+        {
+            "transform": on_front,
+            "mark": {"type": "text", "align": "center", "dy": -12, "color": _INK, "fontSize": 11, "limit": 180},
+            "encoding": {"x": across, "y": up, "text": {"field": "label"}},
+        },
+    ]
+    told = "; ".join(f"{spot.name}: {spot.told}" for spot in spots)
+    spec = {
+        "description": f"{y} against {x} of {len(spots)} files. {told}.",
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container",
+        "height": 320,
+        "autosize": {"type": "fit", "contains": "padding"},
+        "config": _CONFIG,
+        "data": {"values": values},
+        "layer": layers,
+    }
+    better = "up and to the left is better" if rising else "less of both is better, which is up and to the left"
+    return Chart(
+        spec,
+        f"{y} against {x}: {better}. Files on the dashed line lose to no other in both: "
+        f"{', '.join(spots[index].name for index in best)}.",
+    )
+
+
+def _axis(field: str, title: str, *, reverse: bool) -> dict[str, Any]:
+    scale = {"zero": False, "padding": 20, "reverse": reverse}
+    return {"field": field, "type": "quantitative", "title": title, "scale": scale}
+
+
+def _by_verdict(kind: str, values: Sequence[str]) -> dict[str, Any]:
+    scale = {"domain": list(VERDICTS), kind: list(values)}
+    return {"field": "verdict", "type": "nominal", "title": None, "scale": scale}

@@ -1,0 +1,81 @@
+"""A page: its template filled in, with all styles, scripts and data inside.
+
+What users named is only ever text: Jinja2 escapes it in HTML, and in scripts no `<` stands as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+_ENDS_SCRIPT: Final = re.compile(r"<(/script|!--)", re.IGNORECASE)
+_TEMPLATES: Final = Path(__file__).with_name("templates")
+
+Spec = Mapping[str, Any]
+"""A chart in Vega-Lite."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, whose description says what it shows for who does not see it, with a line on how to read it."""
+
+    spec: Spec
+    caption: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows, and by what it is sorted, a number or the text itself; `status` is a verdict or nothing."""
+
+    text: str
+    key: float | None = None
+    status: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that sorts and filters; the first column names the rows, `numbers` are the columns set to the right."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    numbers: frozenset[str]
+
+
+def page(template: str, **content: Any) -> str:
+    """The HTML of a template in `templates/`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["script"] = _in_script
+    inline = {name.replace(".", "_"): Markup((_TEMPLATES / name).read_text(encoding="utf-8")) for name in _INLINE}  # noqa: S704
+    return environment.get_template(template).render(vega=_vega(), **inline, **content)
+
+
+_INLINE: Final = ("style.css", "tables.js", "charts.js")
+
+
+@cache
+def _vega() -> Markup:
+    """Vega, Vega-Lite and what embeds them, as one script; what would end it in its strings is written otherwise."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return Markup(_ENDS_SCRIPT.sub(r"<\\\1", bundle))  # noqa: S704
+
+
+def _in_script(content: Any) -> Markup:
+    """JSON that may stand in a script."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))  # noqa: S704
