@@ -15,6 +15,7 @@ from cli.formats import formats
 from cli.options import Group
 from cli.quantize import quantize
 from cli.recipes import recipes
+from cli.sweep import sweep
 from ptq.errors import PtqError
 
 USAGE_EXIT, INTERRUPTED_EXIT = 2, 130
@@ -34,6 +35,7 @@ commands.add_command(quantize)
 commands.add_command(compare)
 commands.add_command(formats)
 commands.add_command(recipes)
+commands.add_command(sweep)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

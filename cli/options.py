@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from calibration.images import ImageOptions
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 _CALLED = "ptq.called"
+_SIZES = frozenset({"method", "bits", "tolerance", "points"})
 
 _RECIPE = (
     click.option("--step", "steps", multiple=True, metavar="NAME", help="Done besides, in order; may be repeated."),
@@ -71,6 +73,25 @@ def recipe_options(command: Command) -> Command:
     return _with(_RECIPE, command)
 
 
+def grid_options(command: Command) -> Command:
+    """How to quantize, but for the method and the sizes of what comes out."""
+    command = recipe_options(command)
+    _parameters(command)[:] = [each for each in _parameters(command) if each.name not in _SIZES]
+    return command
+
+
+def said_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that were given, and not left at what is usual."""
+    source = click.get_current_context().get_parameter_source
+    return {name: value for name, value in options.items() if source(name) is not ParameterSource.DEFAULT}
+
+
+def _parameters(command: Command) -> list[click.Parameter]:
+    """Those that decorators have added so far."""
+    found: list[click.Parameter] = command.__click_params__  # type: ignore[attr-defined]
+    return found
+
+
 _MODEL = (
     click.option("--input", "inputs", multiple=True, metavar="NAME:DTYPE[SHAPE]", help="An input of a .pt model."),
     click.option("--model", "network", metavar="MODULE:CALLABLE", help="Makes the network of a state dict."),
@@ -81,6 +102,44 @@ _IMAGES = (
     click.option("--image-mean", help="Mean per channel, of pixels in 0..1: R,G,B."),
     click.option("--image-std", help="Standard deviation per channel: R,G,B."),
 )
+
+
+_MEASURING = (
+    click.option(
+        "--metric", "metrics", multiple=True, metavar="NAME", help="A score by labels: top-1, rmse, module:callable."
+    ),
+    click.option("--max-drop", type=float, default=0.02, show_default=True, help="Largest accepted drop in accuracy."),
+    click.option("--threads", multiple=True, metavar="N", help="To time with, or all; may be repeated  [default: 1]."),
+    click.option("--batch", "batches", multiple=True, type=int, metavar="N", help="To time with  [default: 1]."),
+)
+
+
+def measuring_options(command: Command) -> Command:
+    """What files are measured by, as `measuring`."""
+
+    @functools.wraps(command)
+    def wrapped(
+        *, metrics: tuple[str, ...], max_drop: float, threads: tuple[str, ...], batches: tuple[int, ...], **others: Any
+    ) -> Any:
+        measuring = {
+            "metrics": metrics,
+            "max_drop": max_drop,
+            "threads": tuple(map(_threads, threads)) or (1,),
+            "batches": batches or (1,),
+        }
+        return command(measuring=measuring, **others)
+
+    return _with(_MEASURING, wrapped)
+
+
+def _threads(text: str) -> int:
+    from ptq.pipeline import cores
+
+    if text == "all":
+        return cores()
+    if not text.isdecimal():
+        raise click.UsageError(f"--threads {text!r} is no number; write for example 1, or all")
+    return int(text)
 
 
 def model_options(command: Command) -> Command:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from cli.options import image_options, model_options, recipe_options
+from cli.options import image_options, model_options, recipe_options, said_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,9 +69,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     from ptq.recipe import AUTO, Recipe, asked
     from ptq.report import Report, to_json
 
-    said = click.get_current_context().get_parameter_source
-    given = {name: value for name, value in options.items() if said(name) is not ParameterSource.DEFAULT}
-    recipe = asked(recipe_file, given)
+    recipe = asked(recipe_file, said_options(options))
     kind = recipe.kind if isinstance(recipe, Recipe) else AUTO
     output = output or model.with_name(f"{model.stem}.{kind}.onnx")
     if json_file is not None:

@@ -118,7 +118,7 @@ def quantized(patch: pytest.MonkeyPatch, model: onnx.ModelProto, data: Any = Non
         seen.extend((model, sites))
         return lower(model, sites, *rest, **more)
 
-    patch.setattr("ptq.pipeline.job.lower", spy)
+    patch.setattr("ptq.pipeline.build.lower", spy)
     audit = sys.modules["ptq.audit.audit"]  # the package has a function of that name
     patch.setattr(audit, "latency", lambda *_: Latency(1.0, 1.0, 1.0))
     return Made(ptq.quantize(model, data, **options), *seen)

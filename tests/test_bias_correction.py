@@ -60,7 +60,7 @@ def means(model: Model, sites: list[Site], data: Mapping[str, np.ndarray]) -> di
 
 def test_bias_correction_needs_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has none is refused before it is quantized."""
-    monkeypatch.setattr("ptq.pipeline.job.quantize_weights", None)
+    monkeypatch.setattr("ptq.pipeline.build.quantize_weights", None)
     proto = graphs.with_arrays("y = MatMul (x, w)", "float[n, 4] x", "float[n, 8] y", {"w": uneven(4, 8)})
     with pytest.raises(OptionError, match=r"no quantized layer with a bias of its own; leave it out$"):
         ptq.quantize(proto, {"x": uneven(8, 4)}, method="rtn", steps="bias-correction")

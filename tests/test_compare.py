@@ -209,7 +209,7 @@ def test_what_is_not_there(folder: Folder, ptq: Command) -> None:
     run = ptq("compare", folder.model, folder.path / "none.onnx", "--eval", folder.data)
     run.fails("none.onnx does not exist; give ONNX files")
     with pytest.raises(ModelError, match="no file to compare"):
-        Compared(folder.model, [], folder.data)
+        compared(folder)
     with pytest.raises(OptionError, match="--batch 0"):
         Compared(folder.model, [folder.model], folder.data, batches=(0,))
 

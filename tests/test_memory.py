@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_refused_with_what_helps(monkeypatch: pytest.Monkey
     free = 3 * 8 * COLUMNS**2
     monkeypatch.setattr(memory, "available_bytes", lambda: free)
     with monkeypatch.context() as patched:
-        patched.setattr("ptq.pipeline.job.calibrate", lambda *_, **__: pytest.fail("it ran"))
+        patched.setattr("ptq.pipeline.build.calibrate", lambda *_, **__: pytest.fail("it ran"))
         with pytest.raises(ModelError) as error:
             ptq.quantize(products(COLUMNS), numbers(), method=method)
     message = str(error.value)
@@ -141,17 +141,17 @@ def test_this_machine_tells_what_is_free() -> None:
 RUN = """
 import sys
 from ptq.audit.memory import peak
-from ptq.pipeline import job
+from ptq.pipeline import build, ready
 sys.path.insert(0, sys.argv[1])
 from test_memory import numbers, products
 import ptq
 columns, before = int(sys.argv[2]), []
-check = job.check_moments
-job.check_moments = lambda *a, **k: (check(*a, **k), before.append(peak()))
+check = ready.check_moments
+ready.check_moments = lambda *a, **k: (check(*a, **k), before.append(peak()))
 def measured(*_):
     print(peak() - before[0])
     sys.exit()
-job.lower = measured
+build.lower = measured
 ptq.quantize(products(columns, ("wide",)), numbers(columns), method=sys.argv[3], activations="none")
 """
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import onnx_ir as ir
 
-from ptq.errors import ModelError
+from ptq.errors import ModelError, first_line
 from ptq.model.graph import Model
 
 _LARGEST = (1 << 31) - 1
@@ -40,3 +42,17 @@ def parsed(content: bytes) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.ParseFromString(content)
     return model
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file.
+
+    Raises:
+        ModelError: it is no ONNX file.
+
+    """
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except Exception as error:  # protobuf's errors share no base class with those of the system
+        raise ModelError(f"{path} is no ONNX file ({first_line(error)}); give another") from error
+    return {entry.key: entry.value for entry in model.metadata_props}

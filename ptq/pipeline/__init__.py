@@ -9,5 +9,19 @@ from ptq.pipeline.manifest import cores
 from ptq.pipeline.result import Result
 from ptq.pipeline.size import Size
 from ptq.pipeline.stages import Stages
+from ptq.pipeline.sweep import Swept, sweep
 
-__all__ = ["Compared", "Job", "Result", "Size", "Stages", "compare", "cores", "preview", "quantize", "run"]
+__all__ = [
+    "Compared",
+    "Job",
+    "Result",
+    "Size",
+    "Stages",
+    "Swept",
+    "compare",
+    "cores",
+    "preview",
+    "quantize",
+    "run",
+    "sweep",
+]

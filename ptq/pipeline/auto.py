@@ -16,7 +16,7 @@ from typing import Final
 from calibration.parts import halves
 from calibration.sources import open_data
 from ptq.errors import AuditError, ModelError, OptionError, PtqError, UnmetError
-from ptq.pipeline import job
+from ptq.pipeline import single
 from ptq.pipeline.job import Job
 from ptq.pipeline.result import Result
 from ptq.pipeline.stages import Stages
@@ -45,7 +45,7 @@ def run(about: Job, auto: Auto, stages: Stages) -> Result:
     _check_early(about, auto)
     trials = _tried(about, auto, stages)
     while (best := _best(trials)) is not None:
-        result = job.made(about, auto.recipes[best.recipe], stages)
+        result = single.made(about, auto.recipes[best.recipe], stages)
         size = len(result.content)
         if trials.target_bytes is None or size <= trials.target_bytes:
             report = replace(result.report, trials=replace(trials, taken=best.recipe))
@@ -62,13 +62,13 @@ def preview(about: Job, auto: Auto, stages: Stages) -> Trials:
     """What `run` would try, without running the network; nothing is written."""
     _check_data(about)
     _check_early(about, auto)
-    once = replace(job.exported(about), output=None)
+    once = replace(single.exported(about), output=None)
     tried, _ = _each(auto, partial(_planned, once, stages=stages), lambda: None)
     return Trials(tuple(replace(trial, seconds=0.0) for trial in tried), _largest_drop(about), None)
 
 
 def _planned(about: Job, name: str, recipe: Recipe, *, stages: Stages) -> Trial:
-    outline = job.preview(about, recipe, stages)
+    outline = single.preview(about, recipe, stages)
     return Trial(name, outline.bits_per_weight, outline.bytes)
 
 
@@ -81,7 +81,7 @@ class _Comparison:
 
     def trial(self, name: str, recipe: Recipe) -> Trial:
         """What a recipe comes to."""
-        self.report = report = job.made(self.about, recipe, Stages()).report
+        self.report = report = single.made(self.about, recipe, Stages()).report
         accuracy, file = report.accuracy, report.file
         if accuracy is None:
             raise AssertionError
@@ -105,7 +105,7 @@ def _tried(about: Job, auto: Auto, stages: Stages) -> Trials:
 
     """
     ones, others = halves(open_data(about.data, about.images))
-    comparing = _Comparison(replace(job.exported(about), data=ones, evaluation=others, output=None))
+    comparing = _Comparison(replace(single.exported(about), data=ones, evaluation=others, output=None))
     with stages.stage("try", len(auto.recipes)) as advance:
         tried, errors = _each(auto, comparing.trial, advance)
     report = comparing.report
@@ -204,7 +204,7 @@ def _check_early(about: Job, auto: Auto) -> None:
     """
     for recipe in auto.recipes.values():
         try:
-            job.preview(about, recipe, Stages())
+            single.preview(about, recipe, Stages())
         except _REFUSALS:
             continue
         return

@@ -9,7 +9,7 @@ from typing import Any
 from calibration.spec import InputSpec
 from ptq.errors import OptionError
 from ptq.model.capture import CaptureOptions
-from ptq.pipeline import auto, job
+from ptq.pipeline import auto, single
 from ptq.pipeline.job import Job
 from ptq.pipeline.result import Result
 from ptq.pipeline.size import Size
@@ -26,7 +26,7 @@ def run(about: Job, recipe: Recipe | Auto, stages: Stages) -> Result:
 
     """
     _check(about, recipe)
-    return auto.run(about, recipe, stages) if isinstance(recipe, Auto) else job.run(about, recipe, stages)
+    return auto.run(about, recipe, stages) if isinstance(recipe, Auto) else single.run(about, recipe, stages)
 
 
 def preview(about: Job, recipe: Recipe | Auto, stages: Stages) -> Outline | Trials:
@@ -37,7 +37,7 @@ def preview(about: Job, recipe: Recipe | Auto, stages: Stages) -> Outline | Tria
 
     """
     _check(about, recipe)
-    return auto.preview(about, recipe, stages) if isinstance(recipe, Auto) else job.preview(about, recipe, stages)
+    return auto.preview(about, recipe, stages) if isinstance(recipe, Auto) else single.preview(about, recipe, stages)
 
 
 def _check(about: Job, recipe: Recipe | Auto) -> None:

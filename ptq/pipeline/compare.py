@@ -51,7 +51,6 @@ class Compared:
 
         Raises:
             OptionError: a number is out of its range, or there is no metric of a name.
-            ModelError: there is no file, or one does not exist.
 
         """
         check_metrics(self.metrics)
@@ -59,10 +58,6 @@ class Compared:
         for option, values in (("--threads", self.threads), ("--batch", self.batches)):
             if min(values, default=0) < 1:
                 raise OptionError(f"{option} {min(values, default=0)} is no number from 1 up; give for example 1")
-        missing = [path for path in self.files if not path.is_file()]
-        if missing or not self.files:
-            wrong = f"{missing[0]} does not exist" if missing else "there is no file to compare with the model"
-            raise ModelError(f"{wrong}; give ONNX files")
 
 
 def compare(about: Compared, stages: Stages) -> Comparison:
@@ -71,14 +66,18 @@ def compare(about: Compared, stages: Stages) -> Comparison:
     A file that does not load, or not run as the float model does, is reported as that; the others are compared.
 
     Raises:
-        PtqError: the float model or the data are at fault.
+        PtqError: the float model or the data are at fault, or a file is not there.
 
     """
+    missing = [path for path in about.files if not path.is_file()]
+    if missing or not about.files:
+        wrong = f"{missing[0]} does not exist" if missing else "there is no file to compare with the model"
+        raise ModelError(f"{wrong}; give ONNX files")
     source = open_data(about.evaluation, about.images, "--eval")
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
         with stages.stage("capture"):
             model = Model(capture(about.model, about.capture, source.example()))
-            reference = _as_file(about.model, model, Path(folder))
+            reference = as_file(about.model, model, Path(folder))
         data = fit(source, model.inputs)
         check_labels(data.labels, model.shape(model.outputs[0]), source.title)
         accuracies, failures = _evaluated(about, reference, data, stages)
@@ -104,7 +103,7 @@ def compare(about: Compared, stages: Stages) -> Comparison:
     )
 
 
-def _as_file(source: object, model: Model, folder: Path) -> Path:
+def as_file(source: object, model: Model, folder: Path) -> Path:
     """The float model as users run it."""
     if isinstance(source, Path) and is_onnx(source):
         return source

@@ -13,6 +13,9 @@ import ptq
 from calibration.dataset import Dataset
 from ptq.recipe import Recipe
 
+MANIFEST = "ptq.manifest"
+"""The key of a file's metadata that the manifest is under."""
+
 _PROCESSOR = Path("/proc/cpuinfo")
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 

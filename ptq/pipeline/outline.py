@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from calibration.dataset import Dataset
 from ptq.lowering import Execution
-from ptq.model.graph import Model
 from ptq.model.sites import LOOKUPS, Site
-from ptq.model.trained import Trained
 from ptq.pipeline.describe import source_report
+from ptq.pipeline.ready import Ready
 from ptq.pipeline.smooth import smoothable
-from ptq.recipe import Plan
 from ptq.report import Outline, OutlinedLayer
 from ptq.scheme import FLOAT_BITS, Scheme
 
 _NATIVE = (Execution.QDQ, Execution.DEQUANTIZED)
-
-
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """The model as it came and as it is quantized, what was decided for it, and its data.
-
-    `reserved` is how many samples nothing is measured on but the effects of layers.
-    """
-
-    raw: Model
-    taken: Trained
-    model: Model
-    plan: Plan
-    executions: Mapping[str, Execution]
-    data: Dataset | None
-    evaluation: Dataset | None
-    reserved: int
 
 
 def outline(source: Any, ready: Ready, needing: Mapping[str, Collection[str]], observed: Collection[str]) -> Outline:

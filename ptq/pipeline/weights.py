@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from ptq.model.graph import Model
 from ptq.model.sites import Site
 from ptq.orthogonality import BETA, likeness, orthogonality, output_grams, thetas, worths
 from ptq.pipeline.calibrate import BATCH, Statistics
+from ptq.pipeline.shared import Alone
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
 from ptq.ranges import affine
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _MOST_BIAS_STEPS = 2.0**30
 _OMPQ_UNIT = 8
+_ALONE = Alone()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,13 @@ class _Given:
     plan: Plan
     executions: Mapping[str, Execution]
     statistics: Statistics | None
+    shared: Alone
+
+    def key(self) -> Hashable:
+        """All that the sizes of the sites follow from, besides model and statistics."""
+        points = tuple((name, each.method, each.said.points) for name, each in self.plan.sites.items())
+        how = tuple(self.executions.items())
+        return points, how, self.plan.recipe.portable
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,20 +119,27 @@ def quantize_weights(
     stages: Stages,
     *,
     clock: Clock | None = None,
+    shared: Alone = _ALONE,
 ) -> dict[str, SiteWeights]:
     """The weights of all sites that the plan does not leave in float, nor the clock, which bounds the time of all.
 
     What each does to the output, where the plan wants it, is found on the samples `measured`.
     """
-    given = _Given(model, plan, executions, statistics)
-    chosen = [site for site in model.sites if plan.methods[site.name] is not None]
+    given = _Given(model, plan, executions, statistics, shared)
+    solved = shared.get("solved", given.key, lambda: _solved(given, stages))
+    rungs = _allocate(given, solved, measured, stages, clock)
+    return _picked(solved, rungs)
+
+
+def _solved(given: _Given, stages: Stages) -> dict[str, _Solved]:
+    """Every site that is quantized, in all sizes that it can have."""
+    chosen = [site for site in given.model.sites if given.plan.methods[site.name] is not None]
     with stages.stage("quantize", len(chosen)) as advance:
         solved = {}
         for site in chosen:
-            solved[site.name] = _solve(given, site, plan.sites[site.name].said.points)
+            solved[site.name] = _solve(given, site, given.plan.sites[site.name].said.points)
             advance()
-    rungs = _allocate(given, solved, measured, stages, clock)
-    return _picked(solved, rungs)
+    return solved
 
 
 def _picked(solved: Mapping[str, _Solved], rungs: Rungs) -> dict[str, SiteWeights]:
@@ -256,9 +272,12 @@ def _effects(
     def change(name: str) -> dict[str, np.ndarray]:
         return _change(model, solved[name], statistics.apart.get(name))
 
-    with stages.stage("allocate", len(solved)) as advance:
-        changes = ((name, change(name)) for name in solved)
-        return output_effects(model, changes, [batch.feeds for batch in measured.batches(BATCH)], advance)
+    def made() -> dict[str, float]:
+        with stages.stage("allocate", len(solved)) as advance:
+            changes = ((name, change(name)) for name in solved)
+            return output_effects(model, changes, [batch.feeds for batch in measured.batches(BATCH)], advance)
+
+    return given.shared.get("effects", lambda: (given.key(), tuple(solved)), made)
 
 
 def _change(model: Model, solved: _Solved, apart: Moment | None) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from ptq.report.comparing import render_comparison
 from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.model import FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline, OutlinedLayer, render_outline
+from ptq.report.sweep import Sweep, SweptPoint, render_sweep
 from ptq.report.terminal import render
 from ptq.report.text import from_json, to_json
 from ptq.report.trials import Trial, Trials, render_trials
@@ -22,6 +23,8 @@ __all__ = [
     "OutlinedLayer",
     "Report",
     "SourceReport",
+    "Sweep",
+    "SweptPoint",
     "Trial",
     "Trials",
     "comparison_warnings",
@@ -30,6 +33,7 @@ __all__ = [
     "render",
     "render_comparison",
     "render_outline",
+    "render_sweep",
     "render_trials",
     "to_json",
     "warnings_of",

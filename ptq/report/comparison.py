@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ptq.audit import Timing
-from ptq.evaluate import Accuracy
+from ptq.evaluate import Accuracy, Sense
 
 SCHEMA = 1
 
@@ -47,6 +47,16 @@ class ComparedFile:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """What bytes and time are spent for, of files by their paths and of the float model; `rising` if more is better."""
+
+    title: str
+    of: Mapping[str, float | None]
+    reference: float | None = None
+    rising: bool = True
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The float model and the files beside it, in the order given; `max_drop` is what was accepted of a loss."""
 
@@ -58,6 +68,26 @@ class Comparison:
     machine: str
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
+
+    @property
+    def gain(self) -> Gain | None:
+        """The first score that decides, or without labels the SQNR of the output; None where nothing ran."""
+        ran = {file.path: file.accuracy for file in self.files if file.accuracy is not None}
+        first = next(iter(ran.values()), None)
+        if first is None:
+            return None
+        score = next((score for score in first.scores if score.decides), None)
+        if score is None:
+            return Gain("SQNR in dB", {path: each.sqnr_db for path, each in ran.items()})
+        percent = score.sense == Sense.FRACTION.value
+        factor = 100 if percent else 1
+
+        def scaled(value: float | None) -> float | None:
+            return None if value is None else factor * value
+
+        values = {path: scaled(own.value) for path, each in ran.items() if (own := each.score(score.name)) is not None}
+        title = f"{score.name} in %" if percent else score.name
+        return Gain(title, values, scaled(score.reference), rising=score.sense != Sense.LESS.value)
 
     @property
     def passed(self) -> tuple[ComparedFile, ...]:

@@ -12,17 +12,22 @@ from ptq.evaluate import Accuracy, Score
 from ptq.report.comparison import Comparison
 from ptq.report.model import SCHEMA, FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline
+from ptq.report.sweep import Sweep
 from ptq.report.trials import Trial, Trials
 
 
-def to_json(report: Report | Outline | Trials | Comparison) -> str:
+def to_json(report: Report | Outline | Trials | Comparison | Sweep) -> str:
     """Strict JSON: numbers that are not finite become null."""
     content = _finite(dataclasses.asdict(report))
     if isinstance(report, Report):
         content["verdict"] = report.verdict
+    if isinstance(report, Sweep):
+        _add_verdicts(report.comparison, content["comparison"])
+        for name in ("knee_by_size", "knee_by_latency"):
+            point = getattr(report, name)
+            content[name] = None if point is None else point.name
     if isinstance(report, Comparison):
-        for file, said in zip(report.files, content["files"], strict=True):
-            said["verdict"] = file.verdict
+        _add_verdicts(report, content)
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -58,6 +63,11 @@ def from_json(text: str) -> Report:
             "warnings": tuple(content["warnings"]),
         }
     )
+
+
+def _add_verdicts(found: Comparison, content: dict[str, Any]) -> None:
+    for file, said in zip(found.files, content["files"], strict=True):
+        said["verdict"] = file.verdict
 
 
 def _accuracy(content: dict[str, Any]) -> Accuracy:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ptq.report.html.comparison import comparison_page
+from ptq.report.html.comparison import comparison_page, sweep_page
 
-__all__ = ["comparison_page"]
+__all__ = ["comparison_page", "sweep_page"]

@@ -54,9 +54,10 @@ def trade_off(spots: Sequence[Spot], x: str, y: str, *, rising: bool) -> Chart:
     """A gain against a cost, with the Pareto front; `rising` says that more of the gain is better."""
     points = [(spot.x, spot.y if rising else -spot.y) for spot in spots]
     best = front(points)
-    labelled = best if len(best) <= _MOST_LABELS else [best[0], knee(points), best[-1]]
+    bend = knee(points)
+    labelled = best if len(best) <= _MOST_LABELS else [best[0], bend, best[-1]]
     values = [
-        {**asdict(spot), "front": index in best, "label": spot.name if index in labelled else ""}
+        {**asdict(spot), "front": index in best, "label": spot.name if index in labelled else "", "knee": index == bend}
         for index, spot in enumerate(spots)
     ]
     across = _axis("x", x, reverse=False)
@@ -85,6 +86,14 @@ def trade_off(spots: Sequence[Spot], x: str, y: str, *, rising: bool) -> Chart:
             "encoding": {"x": across, "y": up, "text": {"field": "label"}},
         },
     ]
+    if bend is not None:
+        layers.append(
+            {
+                "transform": [{"filter": "datum.knee"}],
+                "mark": {"type": "point", "filled": False, "size": 420, "stroke": _LINE, "strokeWidth": 2},
+                "encoding": {"x": across, "y": up},
+            }
+        )
     told = "; ".join(f"{spot.name}: {spot.told}" for spot in spots)
     spec = {
         "description": f"{y} against {x} of {len(spots)} files. {told}.",
@@ -100,7 +109,8 @@ def trade_off(spots: Sequence[Spot], x: str, y: str, *, rising: bool) -> Chart:
     return Chart(
         spec,
         f"{y} against {x}: {better}. Files on the dashed line lose to no other in both: "
-        f"{', '.join(spots[index].name for index in best)}.",
+        f"{', '.join(spots[index].name for index in best)}."
+        + ("" if bend is None else f" The ring is the knee, from where on more {x} buy less: {spots[bend].name}."),
     )
 
 

@@ -1,22 +1,39 @@
-"""The page of a comparison."""
+"""The page of a comparison, and of a sweep, which is one of files by a grid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
-from ptq.evaluate import Sense
 from ptq.report.comparing import outcome, setting, short_names
 from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.html.charts import Spot, trade_off
 from ptq.report.html.page import Cell, Chart, Table, page
+from ptq.report.sweep import Sweep
 
 Named = Sequence[tuple[str, ComparedFile]]
 
 
 def comparison_page(found: Comparison, command: str | None = None) -> str:
     """The HTML of a comparison; `command` is the command line that makes it again."""
+    return page("comparison.html", **_content(found), command=command)
+
+
+def sweep_page(found: Sweep, command: str | None = None) -> str:
+    """The HTML of a sweep; `command` is the command line that makes it again."""
+    content = _content(found.comparison)
+    knees = [("knee by size", found.knee_by_size), ("knee by latency", found.knee_by_latency)]
+    content["origin"] += [(name, point.command or point.name) for name, point in knees if point is not None]
+    rows = [
+        [Cell(point.name), Cell(f"refused: {point.refused}" if point.refused else point.command or "made")]
+        for point in found.points
+    ]
+    content["tables"].append(Table("Command lines", ["point", "made by"], rows, frozenset()))
+    return page("comparison.html", **content, command=command)
+
+
+def _content(found: Comparison) -> dict[str, Any]:
+    """What the template of a comparison shows."""
     names = short_names([file.path for file in found.files])
     named = list(zip(names, found.files, strict=True))
     sound = [(name, file) for name, file in named if not file.failure]
@@ -29,37 +46,37 @@ def comparison_page(found: Comparison, command: str | None = None) -> str:
     origin = [("data", found.data), ("machine", found.machine), ("accepted drop", f"{found.max_drop:g}")]
     files = [("float model", found.reference), *named]
     origin += [(name, f"{file.path}, SHA-256 {file.sha256 or 'not read'}") for name, file in files]
-    return page(
-        "comparison.html",
-        title=f"{found.reference.path} compared",
-        heading=f"{found.reference.path} and {len(named)} quantized file{'s' * (len(named) != 1)}",
-        verdict={"status": status if found.passed else "WARNING", "text": text.strip()},
-        warnings=warnings + [{"status": "note", "file": "all", "text": note} for note in found.notes],
-        charts=_charts(found.reference, sound),
-        tables=[_files(found.reference, sound), _kernels([("FP32", found.reference), *sound])] if sound else [],
-        origin=origin,
-        versions=found.versions,
-        command=command,
-    )
+    return {
+        "title": f"{found.reference.path} compared",
+        "heading": f"{found.reference.path} and {len(named)} quantized file{'s' * (len(named) != 1)}",
+        "verdict": {"status": status if found.passed else "WARNING", "text": text.strip()},
+        "warnings": warnings + [{"status": "note", "file": "all", "text": note} for note in found.notes],
+        "charts": _charts(found, sound),
+        "tables": [_files(found.reference, sound), _kernels([("FP32", found.reference), *sound])] if sound else [],
+        "origin": origin,
+        "versions": found.versions,
+    }
 
 
-def _charts(reference: ComparedFile, sound: Named) -> list[Chart]:
+def _charts(found: Comparison, sound: Named) -> list[Chart]:
     """A gain against bytes, and against the latency of the first setting."""
-    gain = _gain(sound)
+    gain = found.gain
     if gain is None:
         return []
-    title, rising, values, of_float = gain
-    found = []
+    made = []
     for x, cost in (("MB", _megabytes), ("ms", _milliseconds)):
         spots = [
-            Spot(name, at, value, file.verdict, f"{value:.4g} {title}, {at:.4g} {x}")
-            for (name, file), value in zip([*sound, ("FP32", reference)], [*values, of_float], strict=True)
-            if value is not None and (at := cost(file)) is not None
+            Spot(name, at, value, verdict, f"{value:.4g} {gain.title}, {at:.4g} {x}")
+            for name, file, verdict in (
+                *((name, file, file.verdict) for name, file in sound),
+                ("FP32", found.reference, "FP32"),
+            )
+            if (value := gain.of.get(file.path) if verdict != "FP32" else gain.reference) is not None
+            and (at := cost(file)) is not None
         ]
-        spots[-1:] = [replace(spot, verdict="FP32") if spot.name == "FP32" else spot for spot in spots[-1:]]
         if spots:
-            found.append(trade_off(spots, x, title, rising=rising))
-    return found
+            made.append(trade_off(spots, x, gain.title, rising=gain.rising))
+    return made
 
 
 def _megabytes(file: ComparedFile) -> float | None:
@@ -68,28 +85,6 @@ def _megabytes(file: ComparedFile) -> float | None:
 
 def _milliseconds(file: ComparedFile) -> float | None:
     return file.timings[0].ms if file.timings else None
-
-
-def _gain(sound: Named) -> tuple[str, bool, list[float | None], float | None] | None:
-    """What is to be gained: its title, whether more is better, that of each file and of the float model.
-
-    The first score that decides, or without labels the SQNR of the output.
-    """
-    accuracies = [file.accuracy for _, file in sound if file.accuracy is not None]
-    if not accuracies:
-        return None
-    score = next((score for score in accuracies[0].scores if score.decides), None)
-    if score is None:
-        return "SQNR in dB", True, [accuracy.sqnr_db for accuracy in accuracies], None
-    percent = score.sense == Sense.FRACTION.value
-    factor = 100 if percent else 1
-    values = [each.value for accuracy in accuracies if (each := accuracy.score(score.name)) is not None]
-    return (
-        f"{score.name}{' in %' if percent else ''}",
-        score.sense != Sense.LESS.value,
-        [None if value is None else factor * value for value in values],
-        None if score.reference is None else factor * score.reference,
-    )
 
 
 def _files(reference: ComparedFile, sound: Named) -> Table:

@@ -1,0 +1,122 @@
+"""Look at model and data, and decide all that does not take running the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibration.dataset import Dataset, fit
+from calibration.sources import Source, open_data
+from ptq.evaluate import check_labels
+from ptq.lowering import Execution, execution, find_activations, observable
+from ptq.methods.mixed import OMPQ
+from ptq.model.capture import capture
+from ptq.model.graph import Model
+from ptq.model.sites import Site
+from ptq.model.trained import Trained, trained, without_bridges
+from ptq.pipeline.job import Job
+from ptq.pipeline.memory import check_moments
+from ptq.pipeline.output import check_free, check_not_input
+from ptq.pipeline.stages import Stages
+from ptq.pipeline.steps import check_steps
+from ptq.pipeline.weights import check_finite
+from ptq.recipe import Plan, Recipe
+from ptq.sensitivity import samples_needed, token_positions
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """The model as it came and as it is quantized, what was decided for it, and its data.
+
+    `reserved` is how many samples nothing is measured on but the effects of layers.
+    """
+
+    raw: Model
+    taken: Trained
+    model: Model
+    plan: Plan
+    executions: Mapping[str, Execution]
+    data: Dataset | None
+    evaluation: Dataset | None
+    reserved: int
+
+
+def get_ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
+    """Look at the files, and decide all that does not take running the network."""
+    if job.output is not None:
+        check_not_input(job.output, [job.model, job.data, job.evaluation])
+        check_free(job.output, overwrite=job.overwrite)
+    source = None if job.data is None else open_data(job.data, job.images, "--data")
+    unseen = None if job.evaluation is None else open_data(job.evaluation, job.images, "--eval")
+    with stages.stage("capture"):
+        raw = Model(capture(job.model, job.capture, example(source or unseen)))
+        if job.output is not None:
+            check_not_input(job.output, raw.data_files)
+        taken = trained(raw.graph)
+        model = Model.of(taken.bridged)
+    data = None if source is None else fit(source, model.inputs)
+    evaluation = None if unseen is None else _evaluation(unseen, model)
+    plan = recipe.plan(model.sites, has_data=data is not None)
+    check_finite(model, plan)
+    check_steps(model, plan)
+    executions = executions_of(model, plan)
+    model = without_bridges(model, taken.grids, _static(model, executions))
+    reserved = 0 if data is None or not plan.measures else _reserved(model, data, recipe)
+    if data is not None:
+        check_moments(needing(model, plan, "moment"), apart=reserved > 0)
+    return Ready(raw, taken, model, plan, executions, data, evaluation, reserved)
+
+
+def _evaluation(source: Source, model: Model) -> Dataset:
+    """Data that go with the model's inputs and first output."""
+    found = fit(source, model.inputs)
+    check_labels(found.labels, model.shape(model.outputs[0]), source.title)
+    return found
+
+
+def _reserved(model: Model, data: Dataset, recipe: Recipe) -> int:
+    """How many samples are kept for measuring what sites do to the output; OMPQ compares whole samples."""
+    positions = 1 if recipe.worth == OMPQ else token_positions(model, next(data.batches(1)).feeds)
+    return samples_needed(len(model.sites), data.samples, positions)
+
+
+def example(source: Source | None) -> Mapping[str, np.ndarray] | None:
+    """A sample or two to capture a model with, where there are data."""
+    return None if source is None else source.example()
+
+
+def executions_of(model: Model, plan: Plan) -> dict[str, Execution]:
+    """How each site will compute."""
+    found = {}
+    for site in model.sites:
+        decided = plan.sites[site.name]
+        if decided.method is None:
+            found[site.name] = Execution.FLOAT
+        elif decided.pair is not None:
+            found[site.name] = decided.pair.execution
+        else:
+            found[site.name] = execution(model, site, decided.method, decided.activations)
+    return found
+
+
+def _static(model: Model, executions: Mapping[str, Execution]) -> set[str]:
+    """The nodes that compute with inputs of one range."""
+    return {u.node for site in model.sites if executions[site.name] is Execution.STATIC for u in site.products}
+
+
+def observed_of(model: Model, plan: Plan, executions: Mapping[str, Execution]) -> tuple[str, ...]:
+    """The tensors whose range has to be known; where a bound on the time decides, of whatever it may come to."""
+    uses = [(executions[site.name], use) for site in model.sites for use in site.products]
+    static = _static(model, executions)
+    simulated = dict.fromkeys(use.input for how, use in uses if how in (Execution.SIMULATED, Execution.QDQ))
+    bounded = plan.recipe.max_latency is not None
+    found = observable(model.graph.graph, static) if bounded else find_activations(model.graph.graph, static).observed
+    return (*found, *simulated)
+
+
+def needing(model: Model, plan: Plan, statistic: str) -> list[Site]:
+    """The sites whose method wants that of their inputs."""
+    methods = ((site, plan.methods[site.name]) for site in model.sites if site.products)
+    return [site for site, method in methods if method is not None and statistic in method.needs]

@@ -1,0 +1,73 @@
+"""A run by one recipe."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from calibration.sources import open_data
+from ptq.model.capture import CaptureOptions, captured, is_onnx
+from ptq.model.graph import Model
+from ptq.model.save import serialized
+from ptq.model.trained import Trained
+from ptq.pipeline.build import build
+from ptq.pipeline.describe import Reference, describe
+from ptq.pipeline.job import Job
+from ptq.pipeline.outline import outline
+from ptq.pipeline.ready import example, get_ready, needing, observed_of
+from ptq.pipeline.result import Result
+from ptq.pipeline.shared import Alone
+from ptq.pipeline.stages import Stages
+from ptq.recipe import Recipe
+from ptq.report import Outline
+
+
+def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
+    """Quantize a model, measure the result, and write it when the job names an output."""
+    result = made(job, recipe, stages)
+    if job.output is not None:
+        result.save(job.output, overwrite=job.overwrite)
+    return result
+
+
+def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
+    """Quantize a model and measure the result, as a file that is not yet where the job wants it."""
+    ready = get_ready(job, recipe, stages)
+    built = build(job, recipe, ready, stages, Alone())
+    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
+        reference = _reference(job.model, ready.raw, ready.taken, Path(folder))
+        written = Path(folder) / "quantized.onnx"
+        written.write_bytes(built.content)
+        report = describe(built.made, reference, written, job.output, job.accepted_drop, stages)
+    return Result(built.content, report)
+
+
+def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
+    """What `run` would do, up to where it begins to measure and to round; nothing is written."""
+    ready = get_ready(job, recipe, stages)
+    wanted = {kind: {site.name for site in needing(ready.model, ready.plan, kind)} for kind in ("moment", "mean")}
+    wanted["mean"] &= {site.name for site in ready.model.sites if ready.model.has_own_bias(site)}
+    return outline(job.model, ready, wanted, observed_of(ready.model, ready.plan, ready.executions))
+
+
+def exported(job: Job) -> Job:
+    """The same about the ONNX graph of its model, for those who run it more than once: an export takes its time."""
+    if is_onnx(job.model):
+        return job
+    source = None if job.data is None else open_data(job.data, job.images, "--data")
+    return replace(job, model=captured(job.model, job.capture, example(source)), capture=CaptureOptions())
+
+
+def _reference(source: object, raw: Model, taken: Trained, folder: Path) -> Reference:
+    """Files of the float network to compare with: the user's own when it is ONNX."""
+    if isinstance(source, Path) and is_onnx(source):
+        own = source
+    else:
+        own = folder / "float.onnx"
+        own.write_bytes(serialized(raw))
+    if not taken.rounded:
+        return Reference(own, own)
+    unrounded = folder / "unrounded.onnx"
+    unrounded.write_bytes(serialized(Model(taken.plain)))
+    return Reference(own, unrounded)

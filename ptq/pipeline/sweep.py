@@ -1,0 +1,121 @@
+"""Quantize a model by a grid of recipes, compare what comes out, and keep it for the next time."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from calibration.dataset import Dataset, fit
+from calibration.sources import Source, open_data
+from ptq.errors import ModelError, OptionError, OutputError
+from ptq.model.capture import CaptureOptions, capture
+from ptq.model.graph import Model
+from ptq.model.save import metadata
+from ptq.pipeline.build import build
+from ptq.pipeline.compare import Compared, as_file, compare
+from ptq.pipeline.job import Job
+from ptq.pipeline.manifest import MANIFEST, manifest
+from ptq.pipeline.output import write_atomically
+from ptq.pipeline.ready import get_ready
+from ptq.pipeline.shared import Shared
+from ptq.pipeline.stages import Stages
+from ptq.recipe.grid import GridPoint, words
+from ptq.report import Sweep, SweptPoint
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What is swept: a comparison without files, the calibration data, the grid, and the folder that files go to."""
+
+    compared: Compared
+    data: object
+    points: Sequence[GridPoint]
+    refused: Mapping[str, str]
+    folder: Path
+
+
+def sweep(about: Swept, stages: Stages) -> Sweep:
+    """Quantize every point that the folder does not hold yet, and compare all.
+
+    What points have in common, such as statistics of the data, is found once. A file is kept where model, data, options
+    and versions are the same; one of other inputs is made anew.
+
+    Raises:
+        OptionError: no recipe fits the model.
+        OutputError: a file of a point's name is none of ours.
+        PtqError: the model or the data are at fault.
+
+    """
+    compared = about.compared
+    about.folder.mkdir(parents=True, exist_ok=True)
+    source = None if about.data is None else open_data(about.data, compared.images, "--data")
+    unseen = open_data(compared.evaluation, compared.images, "--eval")
+    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
+        with stages.stage("capture"):
+            example = (source or unseen).example()
+            model = Model(capture(compared.model, compared.capture, example))
+            path = as_file(compared.model, model, Path(folder))
+        fit(unseen, model.inputs)
+        data = None if source is None else fit(source, model.inputs)
+        job = Job(path, source, images=compared.images, capture=CaptureOptions())
+        points = list(_quantized(about, job, data, stages))
+        done = [point for point in points if point.refused is None]
+        if not done:
+            raise OptionError(f"no recipe of {len(points)} fits the model: {points[0].name}: {points[0].refused}")
+        files = [about.folder / f"{point.name}.onnx" for point in done]
+        found = compare(replace(compared, model=path, files=files, capture=CaptureOptions()), stages)
+    name = str(compared.model) if isinstance(compared.model, Path) else "in memory"
+    refused = [SweptPoint(name, refused=why) for name, why in about.refused.items()]
+    return Sweep(replace(found, reference=replace(found.reference, path=name)), (*points, *refused))
+
+
+def _quantized(about: Swept, job: Job, data: Dataset | None, stages: Stages) -> Iterator[SweptPoint]:
+    """Every point of the grid, as far as it can be quantized; the files are in the folder."""
+    shared = Shared()
+    with stages.stage("sweep", len(about.points)) as advance:
+        for point in about.points:
+            path = about.folder / f"{point.name}.onnx"
+            found = SweptPoint(point.name, path.name, _command(about, point, path))
+            origin = manifest(job.model, point.recipe, data)
+            held = _manifest(path)
+            if held == origin:
+                yield replace(found, kept=True)
+            else:
+                quiet = Stages()
+                try:
+                    ready = get_ready(job, point.recipe, quiet)
+                    content = build(job, point.recipe, ready, quiet, shared).content
+                except (OptionError, ModelError) as error:
+                    yield replace(found, refused=str(error))
+                else:
+                    write_atomically(path, content, overwrite=held is not None)
+                    yield replace(found, seconds=sum(quiet.seconds.values()))
+            advance()
+
+
+def _manifest(path: Path) -> str | None:
+    """What a file of ours says of its origin; None where there is no file.
+
+    Raises:
+        OutputError: there is one of somebody else's.
+
+    """
+    if not path.exists():
+        return None
+    try:
+        return metadata(path)[MANIFEST]
+    except (ModelError, KeyError):
+        raise OutputError(f"the output {path} exists and is not of a sweep; give another -o") from None
+
+
+def _command(about: Swept, point: GridPoint, path: Path) -> str | None:
+    """The command line that makes one file; None where model or data are no files."""
+    compared = about.compared
+    named: list[tuple[str, object]] = [("", compared.model), ("--data", about.data), ("--eval", compared.evaluation)]
+    if any(isinstance(value, Source) or not isinstance(value, (str, Path, type(None))) for _, value in named):
+        return None
+    inputs = [word for option, value in named if value is not None for word in (option, str(value)) if word]
+    return shlex.join(["ptq", "quantize", *inputs, *words(point.recipe), "-o", str(path)])
