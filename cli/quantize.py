@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import image_options, model_options, recipe_options, said_options
+from cli.options import command_line, image_options, model_options, recipe_options, said_options
+from cli.reports import Reports, report_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,10 +37,9 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--max-drop", type=float, help="Largest accepted drop in accuracy  [default: 0.02].")
 @click.option("--target-size", metavar="SIZE", help="Largest file for auto: 3MB, 750kB, or 0.25x FP32's.")
-@click.option("--json", "json_file", type=_FILE, help="Also write the report here.")
 @click.option("--layers", is_flag=True, help="Show the table of layers.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, layer by layer, and write no model.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@report_options
 @click.option("--strict", is_flag=True, help="Exit with 3 when there is a warning.")
 def quantize(  # noqa: PLR0917  (one parameter per option)
     model: Path,
@@ -52,10 +52,9 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     metrics: tuple[str, ...],
     max_drop: float | None,
     target_size: str | None,
-    json_file: Path | None,
     layers: bool,  # noqa: FBT001
     dry_run: bool,  # noqa: FBT001
-    overwrite: bool,  # noqa: FBT001
+    reports: Reports,
     strict: bool,  # noqa: FBT001
     **options: Any,
 ) -> int:
@@ -65,21 +64,21 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     """
     from cli.progress import Progress
     from ptq.pipeline import Job, Size, preview, run
-    from ptq.pipeline.output import write_atomically
     from ptq.recipe import AUTO, Recipe, asked
     from ptq.report import Report, to_json
 
     recipe = asked(recipe_file, said_options(options))
     kind = recipe.kind if isinstance(recipe, Recipe) else AUTO
     output = output or model.with_name(f"{model.stem}.{kind}.onnx")
-    if json_file is not None:
-        _check_json(json_file, output, [model, data, evaluation], overwrite=overwrite)
+    if dry_run and reports.html is not None:
+        raise click.UsageError("--html is for a model that was quantized; leave out --dry-run, or give --json")
+    reports.check([model, data, evaluation], output)
     job = Job(
         model,
         data,
         evaluation,
         None if dry_run else output,
-        overwrite,
+        reports.overwrite,
         capture,
         images,
         metrics,
@@ -89,8 +88,15 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     progress = Progress()
     with _showing_trials(progress), progress:
         done = preview(job, recipe, progress) if dry_run else run(job, recipe, progress).report
-    if json_file is not None:
-        write_atomically(json_file, to_json(done).encode(), overwrite=overwrite)
+
+    def html() -> str:
+        from ptq.report.html import report_page
+
+        if not isinstance(done, Report):
+            raise AssertionError
+        return report_page(done, command_line())
+
+    reports.write(lambda: to_json(done), html)
     _show(done, progress.out, layers=layers)
     return STRICT_EXIT if strict and isinstance(done, Report) and done.warnings else 0
 
@@ -116,12 +122,3 @@ def _show(done: object, console: Console, *, layers: bool) -> None:
         render_trials(done, console)
     elif isinstance(done, Report):
         render(done, console, layers=layers)
-
-
-def _check_json(file: Path, output: Path, read: list[Path | str | None], *, overwrite: bool) -> None:
-    from ptq.pipeline.output import check_free, check_not_input
-
-    if file.resolve() == output.resolve():
-        raise click.UsageError(f"--json and the output are the same file, {output}; give two names")
-    check_not_input(file, read)
-    check_free(file, overwrite=overwrite)

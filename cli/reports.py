@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ class Reports:
     html: Path | None
     overwrite: bool
 
-    def check(self, read: Sequence[object]) -> None:
-        """Refuse early what could not be written; `read` are the inputs.
+    def check(self, read: Sequence[object], output: Path | None = None) -> None:
+        """Refuse early what could not be written; `read` are the inputs, `output` is what else is written.
 
         Raises:
             OutputError: a file is an input, or exists and may not be overwritten.
@@ -32,12 +33,15 @@ class Reports:
         """
         from ptq.pipeline.output import check_free, check_not_input
 
-        outputs = [path for path in (self.json, self.html) if path is not None]
-        for path in outputs:
-            check_not_input(path, [each for each in read if isinstance(each, (str, Path))])
-            check_free(path, overwrite=self.overwrite)
-        if len({path.resolve() for path in outputs}) < len(outputs):
-            raise click.UsageError(f"--html and --json are the same file, {self.html}; give two names")
+        named = {"--json": self.json, "--html": self.html, "the output": output}
+        given = [(name, path) for name, path in named.items() if path is not None]
+        for (one, path), (other, same) in itertools.combinations(given, 2):
+            if path.resolve() == same.resolve():
+                raise click.UsageError(f"{one} and {other} are the same file, {path}; give two names")
+        for name, path in given:
+            if name != "the output":
+                check_not_input(path, [each for each in read if isinstance(each, (str, Path))])
+                check_free(path, overwrite=self.overwrite)
 
     def write(self, json: Callable[[], str], html: Callable[[], str]) -> None:
         """Write what is wanted."""
@@ -53,7 +57,7 @@ def report_options(command: Command) -> Command:
 
     @click.option("--html", "html_file", type=_FILE, help="Also write a report that opens in a browser.")
     @click.option("--json", "json_file", type=_FILE, help="Also write the report here, for a program.")
-    @click.option("--overwrite", is_flag=True, help="Replace existing reports.")
+    @click.option("--overwrite", is_flag=True, help="Replace what exists.")
     @functools.wraps(command)
     def wrapped(*, html_file: Path | None, json_file: Path | None, overwrite: bool, **others: Any) -> Any:
         return command(reports=Reports(json_file, html_file, overwrite), **others)

@@ -32,21 +32,31 @@ def render(report: Report, console: Console, *, layers: bool = False) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("", "FP32", report.title):
         table.add_column(Text(title), overflow="fold")
-    for row in (*_accuracy(report), *_file(report), *_layers(report)):
+    for row in rows(report):
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
     for note in report.notes:
         print_line(console, f"note     {note}")
     for warning in report.warnings:
         print_line(console, f"WARNING  {warning}", "yellow")
+    _, text = outcome(report)
+    print_line(console, f"{'PASS' if report.passed else 'written':<8} {text}", "green" if report.passed else "")
+
+
+def outcome(report: Report) -> tuple[str, str]:
+    """The verdict, and where the file is with what is to be said of it."""
     where = report.output or "not written"
-    if report.passed:
-        print_line(console, f"PASS     {where}", "green")
-        return
     untimed = [] if report.untimed is None else [f"not timed: {report.untimed}"]
     count = len(report.warnings)
     warned = [f"with {count} warning{'s' * (count > 1)}"] if count else []
-    print_line(console, "written  " + ", ".join([where, *untimed, *warned]))
+    return report.verdict, ", ".join([where, *untimed, *warned])
+
+
+def rows(report: Report) -> Iterator[Row]:
+    """What was measured: its name, that of FP32, and that of the quantized model."""
+    yield from _accuracy(report)
+    yield from _file(report)
+    yield from _layers(report)
 
 
 def _accuracy(report: Report) -> Iterator[Row]:

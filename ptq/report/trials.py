@@ -64,7 +64,7 @@ def render_trials(trials: Trials, console: Console) -> None:
     for title in ("recipe", *_NUMBERS, ""):
         table.add_column(title, justify="right" if title in _NUMBERS else "left", no_wrap=True)
     for trial in trials.tried:
-        table.add_row(*(Text(cell) for cell in _cells(trial, trials)))
+        table.add_row(*(Text(cell) for cell in cells(trial, trials)))
     print_line(console, f"auto     {_how(trials)}")
     print_whole(console, table)
     for trial in trials.tried:
@@ -90,7 +90,8 @@ def _outcome(trials: Trials) -> str:
     return f"taken    {taken} {trials.bounds}"
 
 
-def _cells(trial: Trial, trials: Trials) -> Iterator[str]:
+def cells(trial: Trial, trials: Trials) -> Iterator[str]:
+    """What the table shows of a recipe."""
     yield trial.recipe
     yield "" if trial.bits_per_weight is None else f"{trial.bits_per_weight:.2f}"
     yield "" if trial.bytes is None else f"{trial.bytes:,}"

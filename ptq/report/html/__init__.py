@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ptq.report.html.comparison import comparison_page, sweep_page
+from ptq.report.html.report import report_page
 
-__all__ = ["comparison_page", "sweep_page"]
+__all__ = ["comparison_page", "report_page", "sweep_page"]

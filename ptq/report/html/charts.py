@@ -9,18 +9,21 @@ from typing import Any, Final
 from ptq.report.html.page import Chart, Spec
 from ptq.report.pareto import front, knee
 
+SCHEMA: Final = "https://vega.github.io/schema/vega-lite/v6.json"
+HEIGHT: Final = 320
+
 VERDICTS: Final = ("FP32", "PASS", "WARNING")
 _COLORS: Final = ("#8b5cf6", "#16a34a", "#d97706")
 """Each at least 3 to 1 on white and on the dark background."""
 
 _SHAPES: Final = ("diamond", "circle", "triangle-up")
-_LINE: Final = "#3b82f6"
+LINE: Final = "#3b82f6"
 
 _MOST_LABELS: Final = 6
 """More would lie on each other: of a longer front, the ends and the knee have one."""
 
 _INK: Final = "currentColor"
-_CONFIG: Final[Spec] = {
+CONFIG: Final[Spec] = {
     "background": None,
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
@@ -66,7 +69,7 @@ def trade_off(spots: Sequence[Spot], x: str, y: str, *, rising: bool) -> Chart:
     layers: list[dict[str, Any]] = [
         {
             "transform": on_front,
-            "mark": {"type": "line", "color": _LINE, "strokeDash": [4, 3]},
+            "mark": {"type": "line", "color": LINE, "strokeDash": [4, 3]},
             "encoding": {"x": across, "y": up, "order": {"field": "x"}},
         },
         {
@@ -90,18 +93,18 @@ def trade_off(spots: Sequence[Spot], x: str, y: str, *, rising: bool) -> Chart:
         layers.append(
             {
                 "transform": [{"filter": "datum.knee"}],
-                "mark": {"type": "point", "filled": False, "size": 420, "stroke": _LINE, "strokeWidth": 2},
+                "mark": {"type": "point", "filled": False, "size": 420, "stroke": LINE, "strokeWidth": 2},
                 "encoding": {"x": across, "y": up},
             }
         )
     told = "; ".join(f"{spot.name}: {spot.told}" for spot in spots)
     spec = {
         "description": f"{y} against {x} of {len(spots)} files. {told}.",
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "$schema": SCHEMA,
         "width": "container",
-        "height": 320,
+        "height": HEIGHT,
         "autosize": {"type": "fit", "contains": "padding"},
-        "config": _CONFIG,
+        "config": CONFIG,
         "data": {"values": values},
         "layer": layers,
     }

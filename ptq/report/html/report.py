@@ -1,0 +1,63 @@
+"""The page of one quantized model."""
+
+from __future__ import annotations
+
+import json
+
+from ptq.report.html.layers import layer_charts, layer_table
+from ptq.report.html.page import Cell, Table, page
+from ptq.report.model import Report
+from ptq.report.terminal import outcome, rows
+from ptq.report.trials import Trials, cells
+
+
+def report_page(report: Report, command: str | None = None) -> str:
+    """The HTML of a report; `command` is the command line that makes it again."""
+    source = report.source
+    status, text = outcome(report)
+    said = {name: value for name, value in report.options.items() if value not in (None, [], False)}
+    origin = [
+        ("float model", f"{source.path or 'in memory'}: {source.kind}, SHA-256 {source.sha256 or 'not known'}"),
+        ("data", report.data or "none"),
+        ("options", json.dumps(said, sort_keys=True)),
+        ("stages", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items())),
+    ]
+    tables = [layer_table(report), _kernels(report)]
+    return page(
+        "report.html",
+        title=f"{source.path or 'a model'}: {report.title}",
+        heading=f"{source.path or 'A model'}, {report.title}",
+        verdict={"status": status, "text": text},
+        warnings=report.warnings,
+        notes=report.notes,
+        rows=list(rows(report)),
+        quantized=report.title,
+        charts=layer_charts(report),
+        tables=tables if report.trials is None else [_trials(report.trials), *tables],
+        origin=origin,
+        versions=report.versions,
+        command=command,
+    )
+
+
+def _kernels(report: Report) -> Table:
+    found = [[Cell(kernel), Cell(f"{count:,}", count)] for kernel, count in report.kernels.items()]
+    return Table("Kernels that ran", ("kernel", "layers"), found, frozenset({"layers"}))
+
+
+def _trials(trials: Trials) -> Table:
+    names = ("bits", "bytes", "drop", "SQNR", "latency", "seconds")
+    found = []
+    for trial in trials.tried:
+        keys = (
+            None,
+            trial.bits_per_weight,
+            trial.bytes,
+            trial.drop,
+            trial.sqnr_db,
+            trial.latency_ratio,
+            trial.seconds,
+            None,
+        )
+        found.append([Cell(text, key) for text, key in zip(cells(trial, trials), keys, strict=True)])
+    return Table("Recipes that were tried", ("recipe", *names, "outcome"), found, frozenset(names))
