@@ -12,6 +12,7 @@ import click
 import ptq
 from cli.compare import compare
 from cli.formats import formats
+from cli.inspect import inspect
 from cli.options import Group
 from cli.quantize import quantize
 from cli.recipes import recipes
@@ -34,6 +35,7 @@ def commands() -> None:
 commands.add_command(quantize)
 commands.add_command(compare)
 commands.add_command(formats)
+commands.add_command(inspect)
 commands.add_command(recipes)
 commands.add_command(sweep)
 

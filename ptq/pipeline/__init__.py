@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ptq.pipeline.call import preview, quantize, run
 from ptq.pipeline.compare import Compared, compare
+from ptq.pipeline.inspect import inspect
 from ptq.pipeline.job import Job
 from ptq.pipeline.manifest import cores
 from ptq.pipeline.result import Result
@@ -20,6 +21,7 @@ __all__ = [
     "Swept",
     "compare",
     "cores",
+    "inspect",
     "preview",
     "quantize",
     "run",

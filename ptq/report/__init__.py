@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ptq.report.comparing import render_comparison
 from ptq.report.comparison import ComparedFile, Comparison
+from ptq.report.inspection import FormatSize, InspectedLayer, Inspection, OtherWeights, render_inspection
 from ptq.report.model import FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline, OutlinedLayer, render_outline
 from ptq.report.sweep import Sweep, SweptPoint, render_sweep
@@ -18,7 +19,11 @@ __all__ = [
     "ComparedFile",
     "Comparison",
     "FileReport",
+    "FormatSize",
+    "InspectedLayer",
+    "Inspection",
     "LayerReport",
+    "OtherWeights",
     "Outline",
     "OutlinedLayer",
     "Report",
@@ -32,6 +37,7 @@ __all__ = [
     "from_json",
     "render",
     "render_comparison",
+    "render_inspection",
     "render_outline",
     "render_sweep",
     "render_trials",

@@ -10,13 +10,14 @@ from typing import Any
 from ptq.errors import DataError
 from ptq.evaluate import Accuracy, Score
 from ptq.report.comparison import Comparison
+from ptq.report.inspection import Inspection
 from ptq.report.model import SCHEMA, FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline
 from ptq.report.sweep import Sweep
 from ptq.report.trials import Trial, Trials
 
 
-def to_json(report: Report | Outline | Trials | Comparison | Sweep) -> str:
+def to_json(report: Report | Outline | Trials | Comparison | Sweep | Inspection) -> str:
     """Strict JSON: numbers that are not finite become null."""
     content = _finite(dataclasses.asdict(report))
     if isinstance(report, Report):

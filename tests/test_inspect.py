@@ -1,0 +1,86 @@
+"""`ptq inspect`: what a model says without data."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import onnx
+import pytest
+from command import Command
+from conftest import DIGITS
+from onnx import TensorProto, helper, numpy_helper
+from small_folder import RNG, Folder
+
+import ptq as library
+from ptq.model.capture import CaptureOptions
+from ptq.pipeline import Stages, inspect
+from ptq.report import Inspection
+
+
+def inspected(path: Path) -> Inspection:
+    return inspect(path, CaptureOptions(), Stages())
+
+
+def test_layers_and_what_formats_come_to(folder: Folder) -> None:
+    found = inspected(folder.model)
+    assert [(layer.site, layer.op, layer.shape, layer.execution) for layer in found.layers] == [
+        ("one", "Conv", (8, 3, 3, 3), "static"),
+        ("two", "Conv", (16, 8, 3, 3), "static"),
+        ("three", "Gemm", (5, 16), "static"),
+    ]
+    assert all(layer.weights == math.prod(layer.shape) for layer in found.layers)
+    assert found.inputs == ("x:float32[n,3,8,8]",)
+    assert found.outputs == ("y[?,5]",)
+    sizes = {size.options: size for size in found.formats}
+    assert sizes["--weights int4 --group 32"].bits_per_weight > sizes["--weights int4"].bits_per_weight > 4
+    assert sizes["--weights int2"].bytes < sizes["--weights int4"].bytes < sizes["--weights int8"].bytes
+    assert sizes["--weights int8"].bytes < found.float_bytes
+
+
+@pytest.mark.parametrize("options", [{"weights": "int8"}, {"weights": "int4"}, {"weights": "int4", "group": "32"}])
+def test_the_bytes_are_about_those_of_the_file(digits: Path, options: dict[str, str]) -> None:
+    said = " ".join(f"--{name} {value}" for name, value in options.items())
+    (size,) = (size for size in inspected(digits).formats if size.options == said)
+    made = library.quantize(digits, method="rtn", **options)
+    assert size.bytes is not None
+    assert size.bytes == pytest.approx(made.report.file.bytes, rel=0.1)
+    assert size.bits_per_weight == pytest.approx(made.report.bits_per_weight, abs=0.1)
+
+
+def test_what_stays_float_has_a_reason(tmp_path: Path, ptq: Command) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
+        helper.make_node("Add", ["a", "table"], ["y"]),
+    ]
+    arrays = {"w": RNG.normal(size=(4, 8)).astype("float32"), "table": RNG.normal(size=(3, 8)).astype("float32")}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    found = inspected(path)
+    assert [(other.name, other.count, other.op) for other in found.others] == [("table", 24, "Add")]
+    run = ptq("inspect", path)
+    assert run.code == 0
+    assert "float    'table', 24 weights: Add is no kind of layer that is quantized" in run.out
+
+
+def test_a_torch_file_and_json(ptq: Command) -> None:
+    run = ptq("inspect", DIGITS / "model.pt", "--json")
+    assert run.code == 0, run.err
+    said = json.loads(run.out)
+    assert said["source"]["sites"] == len(said["layers"]) == 14
+    assert said["schema"] == 1
+
+
+def test_what_is_no_model(tmp_path: Path, ptq: Command) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"nothing")
+    ptq("inspect", path).fails("net.onnx")
+    ptq("inspect", tmp_path / "none.onnx").fails("none.onnx")
