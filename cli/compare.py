@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import command_line, image_options, measuring_options, model_options
+from cli.help import command_line
+from cli.options import image_options, measuring_options, model_options
 from cli.reports import Reports, report_options
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def compare(  # noqa: PLR0917  (one parameter per option)
 
         return comparison_page(found, command_line())
 
-    reports.write(lambda: to_json(found), html)
-    render_comparison(found, progress.out)
+    reports.write(lambda: to_json(found), html, lambda: render_comparison(found, progress.out))
     if found.failed:
         return FAILED_EXIT
     return STRICT_EXIT if strict and len(found.passed) < len(found.files) else 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import model_options
+from cli.reports import JSON, format_option
 
 if TYPE_CHECKING:
     from ptq.model.capture import CaptureOptions
@@ -18,8 +19,8 @@ _FILE = click.Path(path_type=Path)
 @click.command(no_args_is_help=True)
 @click.argument("model", type=_FILE)
 @model_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
-def inspect(model: Path, capture: CaptureOptions, *, as_json: bool) -> None:
+@format_option
+def inspect(model: Path, capture: CaptureOptions, *, form: str) -> None:
     """Show what MODEL is made of, and what formats would save; nothing is run, and no data is needed.
 
     ptq inspect model.onnx
@@ -31,7 +32,7 @@ def inspect(model: Path, capture: CaptureOptions, *, as_json: bool) -> None:
     progress = Progress()
     with progress:
         found = run(model, capture, progress)
-    if as_json:
+    if form == JSON:
         click.echo(to_json(found), nl=False)
     else:
         render_inspection(found, progress.out)

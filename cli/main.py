@@ -12,8 +12,8 @@ import click
 import ptq
 from cli.compare import compare
 from cli.formats import formats
+from cli.help import Group
 from cli.inspect import inspect
-from cli.options import Group
 from cli.quantize import quantize
 from cli.recipes import recipes
 from cli.sweep import sweep

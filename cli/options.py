@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
-_CALLED = "ptq.called"
 _SIZES = frozenset({"method", "bits", "tolerance", "points"})
 
 _RECIPE = (
@@ -51,21 +49,6 @@ _RECIPE = (
     click.option("--keep-float", multiple=True, metavar="REGEX", help="Leave these layers in float; may be repeated."),
 )
 """The options that say how to quantize; their names are those of the fields of a recipe."""
-
-
-class Group(click.Group):
-    """A group of commands that remembers how it was called."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, and keep the words."""
-        ctx.meta[_CALLED] = shlex.join([ctx.info_name or "", *args])
-        return super().parse_args(ctx, args)
-
-
-def command_line() -> str:
-    """The command line that is being run."""
-    found: str = click.get_current_context().meta[_CALLED]
-    return found
 
 
 def recipe_options(command: Command) -> Command:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import command_line, image_options, model_options, recipe_options, said_options
+from cli.help import Long, command_line
+from cli.options import image_options, model_options, recipe_options, said_options
 from cli.reports import Reports, report_options
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ STRICT_EXIT = 3
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(no_args_is_help=True)
+_MAIN = (
+    "output", "data", "evaluation", "recipe_file", "method", "weights", "group", "bits", "activations", "keep_float",
+    "max_drop", "html_file", "json_file", "dry_run", "overwrite", "strict",
+)  # fmt: skip
+
+
+@click.command(cls=Long, main=_MAIN, no_args_is_help=True)
 @click.argument("model", type=_FILE)
 @click.option("-o", "--output", type=_FILE, help="The file to write; MODEL.FORMAT.onnx if left out.")
 @click.option("--data", help="Calibration data: .npz .npy .pt .safetensors, image folder, module:callable.")
@@ -96,8 +103,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
             raise AssertionError
         return report_page(done, command_line())
 
-    reports.write(lambda: to_json(done), html)
-    _show(done, progress.out, layers=layers)
+    reports.write(lambda: to_json(done), html, lambda: _show(done, progress.out, layers=layers))
     return STRICT_EXIT if strict and isinstance(done, Report) and done.warnings else 0
 
 

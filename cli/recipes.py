@@ -7,21 +7,25 @@ from typing import Any
 
 import click
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+from cli.help import Group
+from cli.reports import JSON, format_option
 
 
-@click.group(invoke_without_command=True)
-@_JSON
+@click.group(cls=Group, invoke_without_command=True)
+@format_option
 @click.pass_context
-def recipes(context: click.Context, *, as_json: bool) -> None:
-    """List the recipes that `ptq quantize --recipe` knows by name."""
+def recipes(context: click.Context, *, form: str) -> None:
+    """List the recipes that `ptq quantize --recipe` knows by name.
+
+    ptq recipes show int4-gptq
+    """
     if context.invoked_subcommand is not None:
-        context.obj = as_json  # `ptq recipes --json show NAME` means what it says
+        context.obj = form  # `ptq recipes --format json show NAME` means what it says
         return
     from ptq import presets
 
     found = [_entry(name) for name in presets.NAMES]
-    if as_json:
+    if form == JSON:
         _echo_json({"recipes": found})
         return
     width = max(len(name) for name in presets.NAMES)
@@ -31,13 +35,16 @@ def recipes(context: click.Context, *, as_json: bool) -> None:
 
 @recipes.command()
 @click.argument("name")
-@_JSON
+@format_option
 @click.pass_obj
-def show(outer_json: bool, name: str, *, as_json: bool) -> None:  # noqa: FBT001  (click passes it by position)
-    """Print the recipe NAME as the file that it is, to begin one of your own with."""
+def show(outer: str, name: str, *, form: str) -> None:
+    """Print the recipe NAME as the file that it is, to begin one of your own with.
+
+    ptq recipes show int4-gptq > mine.toml
+    """
     from ptq import presets
 
-    if as_json or outer_json:
+    if JSON in {form, outer}:
         _echo_json(_entry(name))
         return
     click.echo(presets.text(name), nl=False)

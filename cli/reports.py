@@ -14,6 +14,16 @@ import click
 from cli.options import Command
 
 _FILE = click.Path(path_type=Path)
+TEXT, JSON = "text", "json"
+FORMS = (TEXT, JSON)
+
+
+def format_option(command: Command) -> Command:
+    """What is printed, as `form`."""
+    wanted = click.Choice(FORMS)
+    return click.option("--format", "form", type=wanted, default=TEXT, show_default=True, help="What is printed.")(
+        command
+    )
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,8 @@ class Reports:
     json: Path | None
     html: Path | None
     overwrite: bool
+    form: str = TEXT
+    """What is printed: text or JSON."""
 
     def check(self, read: Sequence[object], output: Path | None = None) -> None:
         """Refuse early what could not be written; `read` are the inputs, `output` is what else is written.
@@ -43,13 +55,17 @@ class Reports:
                 check_not_input(path, [each for each in read if isinstance(each, (str, Path))])
                 check_free(path, overwrite=self.overwrite)
 
-    def write(self, json: Callable[[], str], html: Callable[[], str]) -> None:
-        """Write what is wanted."""
+    def write(self, json: Callable[[], str], html: Callable[[], str], show: Callable[[], None]) -> None:
+        """Write what is wanted; `show` prints the report as text."""
         from ptq.pipeline.output import write_atomically
 
         for path, content in ((self.json, json), (self.html, html)):
             if path is not None:
                 write_atomically(path, content().encode(), overwrite=self.overwrite)
+        if self.form == JSON:
+            click.echo(json(), nl=False)
+        else:
+            show()
 
 
 def report_options(command: Command) -> Command:
@@ -57,9 +73,10 @@ def report_options(command: Command) -> Command:
 
     @click.option("--html", "html_file", type=_FILE, help="Also write a report that opens in a browser.")
     @click.option("--json", "json_file", type=_FILE, help="Also write the report here, for a program.")
+    @format_option
     @click.option("--overwrite", is_flag=True, help="Replace what exists.")
     @functools.wraps(command)
-    def wrapped(*, html_file: Path | None, json_file: Path | None, overwrite: bool, **others: Any) -> Any:
-        return command(reports=Reports(json_file, html_file, overwrite), **others)
+    def wrapped(*, html_file: Path | None, json_file: Path | None, form: str, overwrite: bool, **others: Any) -> Any:
+        return command(reports=Reports(json_file, html_file, overwrite, form), **others)
 
     return wrapped

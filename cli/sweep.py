@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import command_line, grid_options, image_options, measuring_options, model_options, said_options
+from cli.help import Long, command_line
+from cli.options import grid_options, image_options, measuring_options, model_options, said_options
 from cli.reports import Reports, report_options
 
 if TYPE_CHECKING:
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(no_args_is_help=True)
+_MAIN = (
+    "output", "data", "evaluation", "methods", "bits", "weights", "activations", "metrics", "max_drop", "threads",
+    "html_file", "json_file", "overwrite",
+)  # fmt: skip
+
+
+@click.command(cls=Long, main=_MAIN, no_args_is_help=True)
 @click.argument("model", type=_FILE)
 @click.option("-o", "--output", type=_FILE, help="The folder for the files; MODEL.sweep if left out.")
 @click.option("--data", help="Calibration data, as for quantize.")
@@ -67,6 +74,5 @@ def sweep(  # noqa: PLR0917  (one parameter per option)
 
         return sweep_page(found, command_line())
 
-    reports.write(lambda: to_json(found), html)
-    render_sweep(found, progress.out)
+    reports.write(lambda: to_json(found), html, lambda: render_sweep(found, progress.out))
     return 0

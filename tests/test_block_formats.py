@@ -35,12 +35,12 @@ def asked(*arguments: str) -> str:
 
 
 def shown(name: str) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(asked("show", name, "--json"))
+    said: dict[str, Any] = json.loads(asked("show", name, "--format", "json"))
     return said
 
 
 def test_everything_that_weights_may_be_is_listed_and_shown() -> None:
-    listed = json.loads(asked("--json"))
+    listed = json.loads(asked("--format", "json"))
     assert {entry["name"] for kind in listed.values() for entry in kind} == set(scheme.known())
     first = {line.split()[0] for line in asked().splitlines() if line.strip()}
     for name in scheme.known():
@@ -64,9 +64,8 @@ def test_numbers_and_scales_of_one(name: str) -> None:
     said = shown(name)
     assert (said["bits"], said["group"], said["scales"], said["tensor_scale"]) == (bits, size, scales, tensor)
     assert said["onnx"] is None
-    assert {key: said[key] for key in said if key not in ("explained", "values")} in json.loads(asked("--json"))[
-        "block"
-    ]
+    kept = {key: said[key] for key in said if key not in ("explained", "values")}
+    assert kept in json.loads(asked("--format", "json"))["block"]
     codes = np.array([pair["code"] for pair in said["values"]], np.uint8)
     assert [pair["value"] for pair in said["values"]] == codes.view(dtype).astype(float).tolist()
     assert len(codes) == said["count"]

@@ -255,10 +255,10 @@ def test_the_command_line_explains_them(name: str) -> None:
     assert line.split() == [name, "8", "-", "-", "-", "-", "float32,", "table"]
     shown = runner.invoke(cli.formats, ["show", name])
     assert shown.exit_code == 0
-    said = json.loads(runner.invoke(cli.formats, ["show", name, "--json"]).output)
-    assert said in json.loads(runner.invoke(cli.formats, ["--json"]).output)["fitted"]
+    said = json.loads(runner.invoke(cli.formats, ["show", name, "--format", "json"]).output)
+    assert said in json.loads(runner.invoke(cli.formats, ["--format", "json"]).output)["fitted"]
     for fmt in FITTED[name].members:
         assert f"{fmt.name}" in shown.output
-        member = json.loads(runner.invoke(cli.formats, ["show", fmt.name, "--json"]).output)
+        member = json.loads(runner.invoke(cli.formats, ["show", fmt.name, "--format", "json"]).output)
         assert [pair["value"] for pair in member["values"]] == list(fmt.values)
     assert said["members"] == ([fmt.name for fmt in FITTED[name].members] or None)

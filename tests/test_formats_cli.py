@@ -124,7 +124,7 @@ def test_no_character_is_beyond_ascii_where_there_is_none() -> None:
 
 
 def test_the_list_for_programs_is_that_of_ml_dtypes(ptq: Command) -> None:
-    code, out, _ = ptq("formats", "--json")
+    code, out, _ = ptq("formats", "--format", "json")
     assert code == 0
     said = {entry["name"]: entry for entry in strict(out)["formats"]}
     assert set(said) == set(formats.FORMATS)
@@ -161,7 +161,9 @@ def test_every_integer_with_its_code(ptq: Command, name: str) -> None:
     assert shown(out) == expected
 
 
-@pytest.mark.parametrize("arguments", [["show", "fp6_e2m3", "--json"], ["--json", "show", "fp6_e2m3"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["show", "fp6_e2m3", "--format", "json"], ["--format", "json", "show", "fp6_e2m3"]], ids=" ".join
+)
 def test_one_format_for_programs(ptq: Command, arguments: list[str]) -> None:
     code, out, err = ptq("formats", *arguments)
     assert (code, err) == (0, "")
@@ -187,7 +189,7 @@ def test_a_format_too_wide_to_list(ptq: Command, monkeypatch: pytest.MonkeyPatch
     _, out, _ = ptq("formats", "show", "int9")
     assert "511 numbers, which are too many to list" in out
     assert "0x" not in out
-    _, out, _ = ptq("formats", "show", "int9", "--json")
+    _, out, _ = ptq("formats", "show", "int9", "--format", "json")
     assert strict(out)["values"] is None
 
 
@@ -195,9 +197,9 @@ def test_a_format_too_wide_to_list(ptq: Command, monkeypatch: pytest.MonkeyPatch
     ("arguments", "message"),
     [
         (["show", "fp4_e2m2"], "ptq: unknown format 'fp4_e2m2'; did you mean 'fp4_e2m1'?\n"),
-        (["show", "itn4", "--json"], "ptq: unknown format 'itn4'; did you mean 'int4'?\n"),
+        (["show", "itn4", "--format", "json"], "ptq: unknown format 'itn4'; did you mean 'int4'?\n"),
         (["show"], "ptq: Missing argument 'NAME'.\n"),
-        (["int4"], "ptq: No such command 'int4'.\n"),
+        (["int4"], "ptq: no such command 'int4'; known are show\n"),
     ],
 )
 def test_a_wrong_name(ptq: Command, arguments: list[str], message: str) -> None:

@@ -48,14 +48,14 @@ def test_help_is_cheap(command: list[str]) -> None:
     assert not HEAVY & imported
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"], ["show", "fp4_e2m1"], ["--help"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["--format", "json"], ["show", "fp4_e2m1"], ["--help"]], ids=" ".join)
 def test_listing_formats_is_cheap(arguments: list[str]) -> None:
     printed, imported = run("-m", "ptq", "formats", *arguments)
     assert "fp4_e2m1" in printed or "Usage:" in printed
     assert not (HEAVY | {"numpy"}) & imported
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"], ["show", "int4"], ["--help"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [[], ["--format", "json"], ["show", "int4"], ["--help"]], ids=" ".join)
 def test_listing_recipes_is_cheap(arguments: list[str]) -> None:
     printed, imported = run("-m", "ptq", "recipes", *arguments)
     assert "int4" in printed or "Usage:" in printed

@@ -72,7 +72,7 @@ def test_what_stays_float_has_a_reason(tmp_path: Path, ptq: Command) -> None:
 
 
 def test_a_torch_file_and_json(ptq: Command) -> None:
-    run = ptq("inspect", DIGITS / "model.pt", "--json")
+    run = ptq("inspect", DIGITS / "model.pt", "--format", "json")
     assert run.code == 0, run.err
     said = json.loads(run.out)
     assert said["source"]["sites"] == len(said["layers"]) == 14

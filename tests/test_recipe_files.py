@@ -221,14 +221,14 @@ def test_recipes_are_listed_and_shown(tmp_path: Path) -> None:
 
     assert [line.split()[0] for line in said().splitlines()] == list(presets.NAMES)
     assert all(len(line) <= 110 for line in said().splitlines())
-    listed = json.loads(said("--json"))["recipes"]
+    listed = json.loads(said("--format", "json"))["recipes"]
     assert [entry["name"] for entry in listed] == list(presets.NAMES)
     for entry in listed:
         path = tmp_path / "copy.toml"
         path.write_text(said("show", entry["name"]))
         assert chosen(path, {}) == chosen(entry["name"], {}) == Recipe.of(entry["options"])
-        assert json.loads(said("show", entry["name"], "--json")) == entry
-        assert json.loads(said("--json", "show", entry["name"])) == entry
+        assert json.loads(said("show", entry["name"], "--format", "json")) == entry
+        assert json.loads(said("--format", "json", "show", entry["name"])) == entry
     with pytest.raises(OptionError, match="did you mean 'int8'"):
         CliRunner().invoke(commands, ["recipes", "show", "int9"], catch_exceptions=False)
 

@@ -8,16 +8,20 @@ from typing import Any
 
 import click
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program to read.")
+from cli.help import Group
+from cli.reports import JSON, format_option
 
 
-@click.group(invoke_without_command=True)
-@_JSON
+@click.group(cls=Group, invoke_without_command=True)
+@format_option
 @click.pass_context
-def formats(context: click.Context, *, as_json: bool) -> None:
-    """List the number formats and how they run in ONNX Runtime."""
+def formats(context: click.Context, *, form: str) -> None:
+    """List the number formats and how they run in ONNX Runtime.
+
+    ptq formats show fp4_e2m1
+    """
     if context.invoked_subcommand is not None:
-        context.obj = as_json  # `ptq formats --json show NAME` means what it says
+        context.obj = form  # `ptq formats --format json show NAME` means what it says
         return
     from cli.formats import entries
 
@@ -27,7 +31,7 @@ def formats(context: click.Context, *, as_json: bool) -> None:
         entries.FITTED_KIND: entries.fitted(),
         entries.BLOCK_KIND: entries.blocks(),
     }
-    if as_json:
+    if form == JSON:
         listed = {"formats": itertools.chain.from_iterable(tables.values()), **others}
         _echo_json({kind: [entry.facts for entry in of] for kind, of in listed.items()})
         return
@@ -38,17 +42,19 @@ def formats(context: click.Context, *, as_json: bool) -> None:
 
 @formats.command()
 @click.argument("name")
-@_JSON
+@format_option
 @click.pass_obj
-def show(outer_json: bool, name: str, *, as_json: bool) -> None:  # noqa: FBT001  (click passes it by position)
+def show(outer: str, name: str, *, form: str) -> None:
     """Show the numbers of the format NAME and how it runs.
 
     Numbers are listed with their codes up to 8 bits; those of block formats are to be multiplied by a scale.
+
+    ptq formats show fp4_e2m1
     """
     from cli.formats.entries import find
 
     entry = find(name)
-    if as_json or outer_json:
+    if JSON in {form, outer}:
         _echo_json({**entry.facts, **entry.more})
         return
     from cli.formats.printing import print_entry
