@@ -11,6 +11,7 @@ import click
 
 import ptq
 from cli.compare import compare
+from cli.diagnose import diagnose
 from cli.formats import formats
 from cli.help import Group
 from cli.inspect import inspect
@@ -34,6 +35,7 @@ def commands() -> None:
 
 commands.add_command(quantize)
 commands.add_command(compare)
+commands.add_command(diagnose)
 commands.add_command(formats)
 commands.add_command(inspect)
 commands.add_command(recipes)

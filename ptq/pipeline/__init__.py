@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ptq.pipeline.call import preview, quantize, run
 from ptq.pipeline.compare import Compared, compare
+from ptq.pipeline.diagnose import Diagnosed, diagnose
 from ptq.pipeline.inspect import inspect
 from ptq.pipeline.job import Job
 from ptq.pipeline.manifest import cores
@@ -14,6 +15,7 @@ from ptq.pipeline.sweep import Swept, sweep
 
 __all__ = [
     "Compared",
+    "Diagnosed",
     "Job",
     "Result",
     "Size",
@@ -21,6 +23,7 @@ __all__ = [
     "Swept",
     "compare",
     "cores",
+    "diagnose",
     "inspect",
     "preview",
     "quantize",

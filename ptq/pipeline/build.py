@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -30,21 +30,28 @@ _IN_TIME: Final = "in float it is as exact as can be, and --max-latency holds"
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A quantized model as the bytes of a file, and what it was made of."""
+    """A quantized model as the bytes of a file, and what it was made of.
+
+    `lowering` makes the model with some of the weights quantized, and the other layers in float.
+    """
 
     content: bytes
     made: Made
+    lowering: Callable[[Mapping[str, SiteWeights]], Model]
 
 
-def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, shared: Alone) -> Built:
-    """Quantize a model; what `shared` has from a run before this on the same model and data is not made again."""
+def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, shared: Alone, *, partly: bool = False) -> Built:
+    """Quantize a model; what `shared` has from a run before this on the same model and data is not made again.
+
+    `partly` says that what comes out is also lowered with some layers in float.
+    """
     plan, executions, data = ready.plan, ready.executions, ready.data
     steps = Steps(plan, executions, data, stages, [])
     model = steps.before(ready.model)
     statistics = None
     if data is not None:
         model = _smoothed(model, ready, data, stages, shared)
-        statistics, shared = _calibrated(model, ready, data, stages, shared)
+        statistics, shared = _calibrated(model, ready, data, stages, shared, partly=partly)
     else:
         shared = shared.under(lambda: _digest(model))
     ranges = statistics.ranges if statistics else {}
@@ -79,7 +86,7 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, shared: Alone)
         tuple(steps.notes),
         job.metrics,
     )
-    return Built(content, parts)
+    return Built(content, parts, lowering)
 
 
 def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, shared: Alone) -> Model:
@@ -101,13 +108,13 @@ def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, shared:
 
 
 def _calibrated(
-    model: Model, ready: Ready, data: Dataset, stages: Stages, shared: Alone
+    model: Model, ready: Ready, data: Dataset, stages: Stages, shared: Alone, *, partly: bool
 ) -> tuple[Statistics | None, Alone]:
     """What the plan needs to know of the data, None when that is nothing; and what is shared of all that follows."""
     plan = ready.plan
     sites = needing(model, plan, "moment")
     averaged = [site for site in needing(model, plan, "mean") if model.has_own_bias(site)]
-    observed = observed_of(model, plan, ready.executions)
+    observed = observed_of(model, plan, ready.executions, partly=partly)
 
     def made() -> Statistics:
         total = None if data.samples is None else -(-data.samples // BATCH)

@@ -22,6 +22,7 @@ from ptq.model.sites import Site
 from ptq.pipeline.manifest import digest, versions
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.weights import SiteWeights
+from ptq.qtensor import QTensor
 from ptq.recipe import Plan
 from ptq.report import FileReport, LayerReport, Report, SourceReport, warnings_of
 
@@ -152,13 +153,18 @@ def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
     weight = torch.from_numpy(made.model.matrix(site).copy())
     noise = (stored_weight(done.weight, how) - weight).double().square().sum()
     return LayerReport(
-        format=max(done.weight.terms, key=lambda term: term.format.bits).describe(),
+        format=layer_format(done.weight),
         points=tuple(torch.bincount(done.weight.points)[1:].tolist()),
         mixes=done.weight.mixes,
         weight_sqnr_db=_decibel(float(weight.double().square().sum()), float(noise)),
         output_sqnr_db=_decibel(done.power, done.error) if done.measured else None,
         **common,
     )
+
+
+def layer_format(weight: QTensor) -> str:
+    """What a weight is stored in, in a few words: of several formats the widest."""
+    return max(weight.terms, key=lambda term: term.format.bits).describe()
 
 
 def _file(found: Audit) -> FileReport:

@@ -106,12 +106,14 @@ def _static(model: Model, executions: Mapping[str, Execution]) -> set[str]:
     return {u.node for site in model.sites if executions[site.name] is Execution.STATIC for u in site.products}
 
 
-def observed_of(model: Model, plan: Plan, executions: Mapping[str, Execution]) -> tuple[str, ...]:
-    """The tensors whose range has to be known; where a bound on the time decides, of whatever it may come to."""
+def observed_of(
+    model: Model, plan: Plan, executions: Mapping[str, Execution], *, partly: bool = False
+) -> tuple[str, ...]:
+    """The tensors whose range has to be known; of whatever layers, where some may stay float or are `partly` to."""
     uses = [(executions[site.name], use) for site in model.sites for use in site.products]
     static = _static(model, executions)
     simulated = dict.fromkeys(use.input for how, use in uses if how in (Execution.SIMULATED, Execution.QDQ))
-    bounded = plan.recipe.max_latency is not None
+    bounded = partly or plan.recipe.max_latency is not None
     found = observable(model.graph.graph, static) if bounded else find_activations(model.graph.graph, static).observed
     return (*found, *simulated)
 

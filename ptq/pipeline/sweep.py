@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calibration.dataset import Dataset, fit
-from calibration.sources import Source, open_data
+from calibration.sources import open_data
 from ptq.errors import ModelError, OptionError, OutputError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
@@ -28,13 +28,17 @@ from ptq.report import Sweep, SweptPoint
 
 @dataclass(frozen=True)
 class Swept:
-    """What is swept: a comparison without files, the calibration data, the grid, and the folder that files go to."""
+    """What is swept: a comparison without files, the calibration data, the grid, and the folder that files go to.
+
+    Where the folder is only for a while, `passing`, command lines do not name it.
+    """
 
     compared: Compared
     data: object
     points: Sequence[GridPoint]
     refused: Mapping[str, str]
     folder: Path
+    passing: bool = False
 
 
 def sweep(about: Swept, stages: Stages) -> Sweep:
@@ -78,7 +82,8 @@ def _quantized(about: Swept, job: Job, data: Dataset | None, stages: Stages) -> 
     with stages.stage("sweep", len(about.points)) as advance:
         for point in about.points:
             path = about.folder / f"{point.name}.onnx"
-            found = SweptPoint(point.name, path.name, _command(about, point, path))
+            named = Path(path.name) if about.passing else path
+            found = SweptPoint(point.name, path.name, _command(about, point, named))
             origin = manifest(job.model, point.recipe, data)
             held = _manifest(path)
             if held == origin:
@@ -112,10 +117,11 @@ def _manifest(path: Path) -> str | None:
 
 
 def _command(about: Swept, point: GridPoint, path: Path) -> str | None:
-    """The command line that makes one file; None where model or data are no files."""
+    """The command line that makes one file; None where model or data are no files, or the recipe has rules."""
     compared = about.compared
     named: list[tuple[str, object]] = [("", compared.model), ("--data", about.data), ("--eval", compared.evaluation)]
-    if any(isinstance(value, Source) or not isinstance(value, (str, Path, type(None))) for _, value in named):
+    files = all(isinstance(value, (str, Path, type(None))) for _, value in named)
+    if point.recipe.layers or not files:
         return None
     inputs = [word for option, value in named if value is not None for word in (option, str(value)) if word]
     return shlex.join(["ptq", "quantize", *inputs, *words(point.recipe), "-o", str(path)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ptq.report.comparing import render_comparison
 from ptq.report.comparison import ComparedFile, Comparison
+from ptq.report.diagnosis import Blame, Diagnosis, render_diagnosis
 from ptq.report.inspection import FormatSize, InspectedLayer, Inspection, OtherWeights, render_inspection
 from ptq.report.model import FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline, OutlinedLayer, render_outline
@@ -16,8 +17,10 @@ from ptq.report.verdict import EXACTNESS, NOISE, comparison_warnings, drops, war
 __all__ = [
     "EXACTNESS",
     "NOISE",
+    "Blame",
     "ComparedFile",
     "Comparison",
+    "Diagnosis",
     "FileReport",
     "FormatSize",
     "InspectedLayer",
@@ -37,6 +40,7 @@ __all__ = [
     "from_json",
     "render",
     "render_comparison",
+    "render_diagnosis",
     "render_inspection",
     "render_outline",
     "render_sweep",

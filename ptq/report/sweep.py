@@ -73,10 +73,23 @@ def render_sweep(found: Sweep, console: Console) -> None:
     made = [point for point in found.points if point.file and not point.kept and not point.refused]
     seconds = sum(point.seconds for point in made)
     print_line(console, f"sweep    {len(made)} files made in {seconds:.1f} s, {kept} were there already")
-    for point in found.points:
-        if point.refused:
-            print_line(console, f"refused  {point.name}: {point.refused}")
+    _refused(found, console)
     render_comparison(found.comparison, console)
     for by, bend in (("size", found.knee_by_size), ("latency", found.knee_by_latency)):
         if bend is not None:
             print_line(console, f"knee     by {by}: {bend.name}{f': {bend.command}' if bend.command else ''}")
+
+
+def render_tried(found: Sweep, console: Console) -> None:
+    """Print what was tried: what could not be, the comparison, and the command line of each."""
+    _refused(found, console)
+    render_comparison(found.comparison, console)
+    for point in found.points:
+        if point.command and not point.refused:
+            print_line(console, f"tried    {point.name}: {point.command}")
+
+
+def _refused(found: Sweep, console: Console) -> None:
+    for point in found.points:
+        if point.refused:
+            print_line(console, f"refused  {point.name}: {point.refused}")

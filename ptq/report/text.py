@@ -10,6 +10,7 @@ from typing import Any
 from ptq.errors import DataError
 from ptq.evaluate import Accuracy, Score
 from ptq.report.comparison import Comparison
+from ptq.report.diagnosis import Diagnosis
 from ptq.report.inspection import Inspection
 from ptq.report.model import SCHEMA, FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline
@@ -17,7 +18,7 @@ from ptq.report.sweep import Sweep
 from ptq.report.trials import Trial, Trials
 
 
-def to_json(report: Report | Outline | Trials | Comparison | Sweep | Inspection) -> str:
+def to_json(report: Report | Outline | Trials | Comparison | Sweep | Inspection | Diagnosis) -> str:
     """Strict JSON: numbers that are not finite become null."""
     content = _finite(dataclasses.asdict(report))
     if isinstance(report, Report):
