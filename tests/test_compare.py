@@ -246,3 +246,12 @@ def test_products_of_activations_are_no_layers(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
     found = census(path)
     assert (found.layers, sum(found.others.values()), found.integer) == (1, 1, 0)
+
+
+def test_from_python(files: Files) -> None:
+    found = library.compare(str(files.model), [str(files.ours)], str(files.data), metrics=["f1"], batches=[1, 2])
+    assert found.reference.path == str(files.model)
+    (file,) = found.files
+    assert file.accuracy is not None
+    assert [score.name for score in file.accuracy.scores] == ["f1"]
+    assert [timing.batch for timing in file.timings] == [1, 2]

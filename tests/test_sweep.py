@@ -11,6 +11,7 @@ import pytest
 from command import Command
 from small_folder import Folder
 
+import ptq as library
 from ptq.errors import OptionError
 from ptq.pipeline import build
 from ptq.recipe import Recipe, Rule
@@ -144,3 +145,11 @@ def test_a_method_of_one_format_takes_whole_bits() -> None:
         grid(["multi"], [4], {})
     with pytest.raises(OptionError, match="no point of the grid is left"):
         grid(["gptq"], [3.5], {})
+
+
+def test_from_python(folder: Folder) -> None:
+    found = library.sweep(
+        folder.model, folder.data, eval_data=folder.data, folder=folder.path / "s", methods=["rtn"], bits=[4, 8]
+    )
+    assert [point.name for point in found.points] == ["rtn-int4", "rtn-int8"]
+    assert len(found.comparison.files) == 2

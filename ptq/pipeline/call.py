@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calibration.images import ImageOptions
 from calibration.spec import InputSpec
 from ptq.errors import OptionError
 from ptq.model.capture import CaptureOptions
 from ptq.pipeline import auto, single
+from ptq.pipeline.compare import Compared
+from ptq.pipeline.compare import compare as compare_files
 from ptq.pipeline.job import Job
 from ptq.pipeline.result import Result
 from ptq.pipeline.size import Size
 from ptq.pipeline.stages import Stages
+from ptq.pipeline.sweep import Swept
+from ptq.pipeline.sweep import sweep as sweep_grid
 from ptq.recipe import Auto, Recipe, asked
-from ptq.report import Outline, Trials
+from ptq.recipe.grid import grid
+from ptq.report import Comparison, Outline, Sweep, Trials
 
 
 def run(about: Job, recipe: Recipe | Auto, stages: Stages) -> Result:
@@ -43,6 +49,64 @@ def preview(about: Job, recipe: Recipe | Auto, stages: Stages) -> Outline | Tria
 def _check(about: Job, recipe: Recipe | Auto) -> None:
     if about.target_size is not None and isinstance(recipe, Recipe):
         raise OptionError("--target-size is what --method auto chooses by, and no other; give that, or leave it out")
+
+
+def compare(
+    model: Any,
+    files: Sequence[str | Path],
+    eval_data: Any,
+    *,
+    images: ImageOptions | None = None,
+    capture: CaptureOptions | None = None,
+    **measuring: Any,
+) -> Comparison:
+    """Compare quantized files, whoever made them, with the float model.
+
+    `model` and `eval_data` are as in `quantize`; `measuring` are `metrics`, `max_drop`, and `threads` and `batches`, by
+    which latency is measured, all with all.
+
+    Raises:
+        PtqError: the float model or the data are at fault; a file that does not run is reported as that.
+
+    """
+    paths = [Path(path) for path in files]
+    about = Compared(_path(model), paths, eval_data, capture or CaptureOptions(), images, **_tuples(measuring))
+    return compare_files(about, Stages())
+
+
+def sweep(
+    model: Any,
+    data: Any = None,
+    *,
+    eval_data: Any,
+    folder: str | Path,
+    methods: Sequence[str] = ("multipoint",),
+    bits: Sequence[float] = (3.25, 4.25, 6),
+    images: ImageOptions | None = None,
+    capture: CaptureOptions | None = None,
+    measuring: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Sweep:
+    """Quantize a model by each of the methods at each number of bits, and compare what comes out.
+
+    The files go to `folder`, and are kept the next time; `measuring` is what `compare` takes, `options` what `Recipe`
+    does, but for the method and the size.
+
+    Raises:
+        PtqError: anything that the caller can put right.
+
+    """
+    points, refused = grid(methods, bits, options)
+    about = Compared(_path(model), (), eval_data, capture or CaptureOptions(), images, **_tuples(measuring or {}))
+    return sweep_grid(Swept(about, data, points, refused, Path(folder)), Stages())
+
+
+def _path(model: Any) -> Any:
+    return Path(model) if isinstance(model, str) else model
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in options.items()}
 
 
 def quantize(
@@ -73,7 +137,7 @@ def quantize(
     )
     size = wanted.pop("target_size", None)
     about = Job(
-        Path(model) if isinstance(model, str) else model,
+        _path(model),
         data,
         eval_data,
         capture=said,
