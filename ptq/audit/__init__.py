@@ -6,6 +6,7 @@ from ptq.audit.audit import Audit, audit
 from ptq.audit.census import Census, census
 from ptq.audit.costs import Cost, file_bytes, float_numbers, load, peak_bytes, tensor_bits
 from ptq.audit.kernels import Kernel
+from ptq.audit.saturation import Saturating
 from ptq.audit.timing import Latency, Timing, latency, timings
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Cost",
     "Kernel",
     "Latency",
+    "Saturating",
     "Timing",
     "audit",
     "census",

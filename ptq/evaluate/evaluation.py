@@ -13,7 +13,6 @@ from ptq.evaluate.accuracy import Accuracy, Score
 from ptq.evaluate.closeness import Closeness
 from ptq.evaluate.metrics import Kind, Metric, Tally, metrics_for
 from ptq.evaluate.rows import are_chances, decisions
-from ptq.model.session import Session
 
 
 class Labelled(Protocol):
@@ -29,6 +28,17 @@ class Labelled(Protocol):
     @property
     def labels(self) -> np.ndarray | None:
         """The labels of the samples, or of their positions; classes are negative where there is none."""
+
+
+class Model(Protocol):
+    """What is evaluated: a session, or what answers like one."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of its outputs."""
+
+    def run(self, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> list[np.ndarray]:
+        """Some outputs for one batch, or all."""
 
 
 class Header(Protocol):
@@ -66,15 +76,13 @@ def check_labels(labels: Header | None, output: Sequence[object] | None, title: 
         )
 
 
-def evaluate(
-    reference: Session, quantized: Session, batches: Iterable[Labelled], metrics: Sequence[str] = ()
-) -> Accuracy:
+def evaluate(reference: Model, quantized: Model, batches: Iterable[Labelled], metrics: Sequence[str] = ()) -> Accuracy:
     """Evaluate one model as `evaluate_all` does several."""
     return evaluate_all(reference, [quantized], batches, metrics)[0]
 
 
 def evaluate_all(
-    reference: Session, quantized: Sequence[Session], batches: Iterable[Labelled], metrics: Sequence[str] = ()
+    reference: Model, quantized: Sequence[Model], batches: Iterable[Labelled], metrics: Sequence[str] = ()
 ) -> list[Accuracy]:
     """Run all models over the batches, whose sizes and lengths may differ, and keep only running sums.
 

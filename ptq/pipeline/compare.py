@@ -24,6 +24,7 @@ from ptq.model.session import Session
 from ptq.pipeline.describe import EVALUATION_BATCH
 from ptq.pipeline.job import ACCEPTED_DROP, check_drop
 from ptq.pipeline.manifest import digest, machine, versions
+from ptq.pipeline.portability import portability
 from ptq.pipeline.stages import Stages
 from ptq.report import ComparedFile, Comparison, comparison_warnings
 
@@ -84,6 +85,11 @@ def compare(about: Compared, stages: Stages) -> Comparison:
         paths = list(dict.fromkeys([reference, *accuracies]))
         with stages.stage("audit", len(paths)) as advance:
             files = {path: _costs(path, reference, data, advance) for path in paths}
+        float_session = Session(reference)
+        with stages.stage("port", len(accuracies)) as advance:
+            for path in accuracies:
+                files[path] = replace(files[path], portability=portability(float_session, path, data))
+                advance()
         times, notes = _timed(about, paths, data, stages)
         files = {path: replace(file, timings=times[path]) for path, file in files.items()}
     of_float = files[reference]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptq.report.comparing import render_comparison
-from ptq.report.comparison import ComparedFile, Comparison
+from ptq.report.comparison import ComparedFile, Comparison, Portability
 from ptq.report.diagnosis import Blame, Diagnosis, render_diagnosis
 from ptq.report.inspection import FormatSize, InspectedLayer, Inspection, OtherWeights, render_inspection
 from ptq.report.model import FileReport, LayerReport, Report, SourceReport
@@ -29,6 +29,7 @@ __all__ = [
     "OtherWeights",
     "Outline",
     "OutlinedLayer",
+    "Portability",
     "Report",
     "SourceReport",
     "Sweep",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich import box
@@ -15,6 +15,7 @@ from ptq.audit import Timing
 from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.console import megabytes, print_line, print_whole
 
+_TOLD_DB = 0.5
 _STYLES = {"PASS": "green", "WARNING": "yellow", "FAIL": "red"}
 
 
@@ -30,7 +31,7 @@ def render_comparison(found: Comparison, console: Console) -> None:
     print_whole(console, _costs([("FP32", found.reference), *sound]))
     if found.reference.timings:
         print_whole(console, _times([("FP32", found.reference), *sound]))
-    for note in found.notes:
+    for note in (*found.notes, *unportable(found, names)):
         print_line(console, f"note     {note}")
     for name, file in zip(names, found.files, strict=True):
         for said in [file.failure] if file.failure else file.warnings:
@@ -41,7 +42,7 @@ def render_comparison(found: Comparison, console: Console) -> None:
 def _accuracies(files: Sequence[tuple[str, ComparedFile]]) -> Table:
     first = files[0][1].accuracy
     scores = [] if first is None else list(first.scores)
-    table = _table("", *(score.name for score in scores), "agreement", "SQNR", "cosine", "KL", "verdict")
+    table = _table("", *(score.name for score in scores), "agreement", "SQNR", "cosine", "KL", "no VNNI", "verdict")
     if scores:
         table.add_row("FP32", *(Text(score.text(score.reference)) for score in scores))
     for name, file in files:
@@ -55,6 +56,7 @@ def _accuracies(files: Sequence[tuple[str, ComparedFile]]) -> Table:
             _decibels(found.sqnr_db, equal=not found.nonfinite),
             "" if found.cosine is None else f"{found.cosine:.4f}",
             "" if found.kl is None else f"{found.kl:.2g}",
+            "" if file.portability is None else _decibels(file.portability.sqnr_db, equal=True),
             Text(file.verdict, _STYLES[file.verdict]),
         )
     return table
@@ -110,6 +112,24 @@ def _table(first: str, *columns: str) -> Table:
     for title in columns:
         table.add_column(Text(title), justify="right", no_wrap=True)
     return table
+
+
+def unportable(found: Comparison, names: Sequence[str]) -> Iterator[str]:
+    """Which files answer otherwise on processors without VNNI, with the numbers and the way out."""
+    for name, file in zip(names, found.files, strict=True):
+        port = file.portability
+        if port is not None and port.lost_db >= _TOLD_DB:
+            there, here = (_decibels(value, equal=True) for value in (port.sqnr_db, port.here_db))
+            agreed = (
+                ""
+                if port.agreement is None or port.here_agreement is None
+                else f", agreement {100 * port.agreement:.1f} % for {100 * port.here_agreement:.1f} %"
+            )
+            yield (
+                f"{name}: on processors without VNNI the output has {there} for {here}{agreed} (simulated on "
+                f"{port.samples} samples), as {100 * port.stopped:.2g} % of int8 sums stop at 16 bits; quantize with "
+                f"--portable"
+            )
 
 
 def outcome(found: Comparison, names: Sequence[str]) -> str:

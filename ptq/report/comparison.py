@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +10,29 @@ from ptq.audit import Timing
 from ptq.evaluate import Accuracy, Sense
 
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Portability:
+    """The first output on processors without VNNI, simulated on so many samples, and here on the same ones.
+
+    `stopped` is the part of the sums of two int8 products that end at the limits of 16 bits there.
+    """
+
+    samples: int
+    sqnr_db: float | None
+    here_db: float | None
+    agreement: float | None
+    here_agreement: float | None
+    nonfinite: int
+    stopped: float
+
+    @property
+    def lost_db(self) -> float:
+        """By how much the signal-to-noise ratio is lower than here."""
+        if self.here_db is None or self.sqnr_db is None:
+            return 0.0 if self.sqnr_db == self.here_db else math.inf
+        return max(self.here_db - self.sqnr_db, 0.0)
 
 
 @dataclass(frozen=True)
@@ -32,6 +56,8 @@ class ComparedFile:
     others: Mapping[str, int] = field(default_factory=dict)
     timings: tuple[Timing, ...] = ()
     accuracy: Accuracy | None = None
+    portability: Portability | None = None
+    """None where no product is computed in int8, or the graph could not be run in pieces."""
     failure: str | None = None
     warnings: tuple[str, ...] = ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ptq.report.comparing import outcome, setting, short_names
+from ptq.report.comparing import outcome, setting, short_names, unportable
 from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.html.charts import Spot, trade_off
 from ptq.report.html.page import Cell, Chart, Table, page
@@ -50,7 +50,8 @@ def _content(found: Comparison) -> dict[str, Any]:
         "title": f"{found.reference.path} compared",
         "heading": f"{found.reference.path} and {len(named)} quantized file{'s' * (len(named) != 1)}",
         "verdict": {"status": status if found.passed else "WARNING", "text": text.strip()},
-        "warnings": warnings + [{"status": "note", "file": "all", "text": note} for note in found.notes],
+        "warnings": warnings
+        + [{"status": "note", "file": "all", "text": note} for note in (*found.notes, *unportable(found, names))],
         "charts": _charts(found, sound),
         "tables": [_files(found.reference, sound), _kernels([("FP32", found.reference), *sound])] if sound else [],
         "origin": origin,
@@ -91,7 +92,7 @@ def _files(reference: ComparedFile, sound: Named) -> Table:
     first = sound[0][1].accuracy
     scores = [] if first is None else [score.name for score in first.scores]
     timings = [title for each in reference.timings for title in (f"ms, {setting(each)}", "p95", "of FP32's")]
-    close = ["agreement", "SQNR dB", "cosine", "KL"]
+    close = ["agreement", "SQNR dB", "cosine", "KL", "no VNNI dB"]
     numbers = [*scores, *close, "MB", "bits", *timings, "load ms", "peak MB", "in int8"]
     rows = [[Cell("FP32"), Cell(""), *_of_float(first), *[Cell("")] * len(close), *_costs(reference, reference)]]
     rows += [
@@ -117,6 +118,7 @@ def _accuracy(file: ComparedFile) -> Iterator[Cell]:
     yield Cell("equal", 1e9) if equal else _cell(found.sqnr_db, "{:.1f}")
     yield _cell(found.cosine, "{:.4f}")
     yield _cell(found.kl, "{:.2g}")
+    yield _cell(None if file.portability is None else file.portability.sqnr_db, "{:.1f}")
 
 
 def _costs(file: ComparedFile, reference: ComparedFile) -> Iterator[Cell]:

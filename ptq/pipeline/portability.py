@@ -1,0 +1,53 @@
+"""What a file answers on processors without VNNI, on as many samples as there is time for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from calibration.batch import Batch
+from calibration.dataset import Dataset
+from ptq.audit import Saturating
+from ptq.errors import ModelError
+from ptq.evaluate import evaluate_all
+from ptq.model.session import Session
+from ptq.report import Portability
+
+_MOST_SECONDS: Final = 5.0
+_MOST_SAMPLES: Final = 64
+
+
+def portability(reference: Session, path: Path, data: Dataset) -> Portability | None:
+    """Run a file as it would run without VNNI, and as it runs here.
+
+    None where it has no product that differs, or is none that can be run in pieces.
+
+    Raises:
+        ModelError: it does not run.
+
+    """
+    try:
+        simulated = Saturating(path)
+    except ModelError:  # the type of a value is not known: no figure is given, and none is made up
+        return None
+    if not simulated.products:
+        return None
+    here = Session(path)
+    there, found = evaluate_all(reference, [simulated, here], _in_time(data, here.batch))
+    stopped = simulated.stopped / max(simulated.pairs, 1)
+    return Portability(
+        there.samples, there.sqnr_db, found.sqnr_db, there.agreement, found.agreement, there.nonfinite, stopped
+    )
+
+
+def _in_time(data: Dataset, size: int | None) -> Iterator[Batch]:
+    """Batches for as long as there is time; one in any case."""
+    start = time.perf_counter()
+    for batch in data.take(_MOST_SAMPLES).batches(size or 1):
+        if size is not None and batch.size < size:
+            return
+        yield batch
+        if time.perf_counter() - start > _MOST_SECONDS:
+            return
