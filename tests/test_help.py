@@ -83,15 +83,21 @@ def test_every_command_that_prints_a_table_prints_json(ptq: Command, folder: Fol
         assert json.loads(run.out)
 
 
-def test_no_color_is_respected(folder: Folder) -> None:
-    command = [sys.executable, "-m", "ptq", "compare", folder.model, folder.model, "--eval", folder.data]
-    for extra, colored in (({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False), ({}, False)):
-        plain = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR"}}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**plain, **extra})
-        assert ("\x1b[3" in done.stdout) is colored
+@pytest.mark.parametrize(
+    ("wanted", "colored"), [({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False), ({}, False)]
+)
+def test_no_color_is_respected(
+    folder: Folder, ptq: Command, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, str], colored: bool
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
+    run = ptq("compare", folder.model, folder.model, "--eval", folder.data)
+    assert ("\x1b[3" in run.out) is colored
 
 
-def test_the_shell_completes(tmp_path: object) -> None:
+def test_the_shell_completes() -> None:
     environment = {**os.environ, "_PTQ_COMPLETE": "bash_complete", "COMP_WORDS": "ptq com", "COMP_CWORD": "1"}
     command = [sys.executable, "-c", "from cli import main; main()"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
