@@ -195,7 +195,7 @@ def test_an_unknown_target_and_int8_activations_on_processors() -> None:
     with pytest.raises(OptionError, match="or --target cuda or tensorrt"):
         Recipe(activations="int8")
     assert Recipe(target="cuda", method="rtn", weights="int4", group="16").computed(has_data=True) == "none"
-    shown = CliRunner().invoke(quantize, ["--help"]).output
+    shown = CliRunner().invoke(quantize, ["--help-all"]).output
     assert re.search(r"--target TEXT +What runs the file: cpu, cuda or tensorrt", shown)
 
 
