@@ -50,6 +50,7 @@ def test_every_format_that_a_recipe_takes_has_a_line(folder: Folder) -> None:
     assert lines[2][9] == "static: 2 QLinearConv, 1 QGemm"
 
 
+@pytest.mark.slow
 def test_a_line_that_fails_is_said_and_the_others_go_on(folder: Folder) -> None:
     one = folder.path / "one.npz"
     np.savez(one, y=np.zeros((2, 3, 8, 8), np.float32))
@@ -115,6 +116,7 @@ def test_the_memory_of_a_quantization_does_not_grow_with_samples(tmp_path: Path)
     assert int(many[4]) - int(few[4]) < megabytes / 4
 
 
+@pytest.mark.slow
 def test_the_cost_of_what_is_refused_is_its_message(folder: Folder) -> None:
     found = run("quantization_cost", folder.model, "--data", folder.data, "--weights", "itn4", "--samples", "4")
     assert found.returncode == 1

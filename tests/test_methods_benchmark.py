@@ -237,6 +237,7 @@ def load(name, count):
 """
 
 
+@pytest.mark.slow
 def test_models_are_made_once(tmp_path: Path) -> None:
     (tmp_path / "digits.py").write_text(LOADER)
     command = [sys.executable, str(BENCHMARKS / "models.py"), str(tmp_path), str(tmp_path / "made"), "--only", "digits"]

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 EXAMPLE = Path(__file__).parents[1] / "examples/train_luq.py"
 
 
+@pytest.mark.slow
 def test_a_few_steps(tmp_path: Path) -> None:
     for package in ("matplotlib", "mlxtend"):
         pytest.importorskip(package, reason="needs pip install -e '.[examples]'")
