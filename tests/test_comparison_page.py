@@ -90,7 +90,7 @@ def test_nothing_goes_wrong_at_any_width(browser: Browser, path: Path, name: str
         assert found.asked == [path.as_uri()]
         assert found.page.title() == "net.onnx compared"
         assert found.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        assert found.page.locator(".chart svg").count() == 2
+        assert found.page.locator(".chart svg").count() == 3
         texts = found.page.locator(".chart text")
         assert "top-1 in %" in texts.all_text_contents()
         ink = texts.first.evaluate("each => getComputedStyle(each).fill")
@@ -128,7 +128,7 @@ def test_the_table_filters(browser: Browser, path: Path) -> None:
 def test_what_is_not_seen_is_told(browser: Browser, path: Path) -> None:
     with opened(browser, path) as found:
         told = [each.get_attribute("aria-label") for each in found.page.locator(".chart").all()]
-        assert [each is not None and "net.10.onnx: " in each for each in told] == [True, True]
+        assert [each is not None and "net.10.onnx: " in each for each in told] == [True, True, True]
         assert found.page.get_by_role("columnheader", name="verdict").count() == 1
         assert found.page.get_by_role("rowheader", name="FP32").count() >= 1
 

@@ -80,6 +80,8 @@ class Gain:
     of: Mapping[str, float | None]
     reference: float | None = None
     rising: bool = True
+    step: float | None = None
+    """What one sample is worth, where it is a part of them: smaller differences are noise."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Comparison:
             return None
         score = next((score for score in first.scores if score.decides), None)
         if score is None:
-            return Gain("SQNR in dB", {path: each.sqnr_db for path, each in ran.items()})
+            return self.closeness
         percent = score.sense == Sense.FRACTION.value
         factor = 100 if percent else 1
 
@@ -113,7 +115,15 @@ class Comparison:
 
         values = {path: scaled(own.value) for path, each in ran.items() if (own := each.score(score.name)) is not None}
         title = f"{score.name} in %" if percent else score.name
-        return Gain(title, values, scaled(score.reference), rising=score.sense != Sense.LESS.value)
+        step = 100 / first.labelled if percent and first.labelled else None
+        return Gain(title, values, scaled(score.reference), score.sense != Sense.LESS.value, step)
+
+    @property
+    def closeness(self) -> Gain:
+        """The SQNR of the output, which moves less by chance than scores of few samples."""
+        return Gain(
+            "SQNR in dB", {each.path: each.accuracy.sqnr_db for each in self.files if each.accuracy is not None}
+        )
 
     @property
     def passed(self) -> tuple[ComparedFile, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from ptq.report.comparison import Gain
 from ptq.report.html.page import Chart, Spec
 from ptq.report.pareto import front, knee
 
@@ -19,6 +20,7 @@ _COLORS: Final = ("#8b5cf6", "#16a34a", "#d97706")
 _SHAPES: Final = ("diamond", "circle", "triangle-up")
 LINE: Final = "#3b82f6"
 
+_MARGIN: Final = 1.25
 _MOST_LABELS: Final = 6
 """More would lie on each other: of a longer front, the ends and the knee have one."""
 
@@ -53,8 +55,9 @@ class Spot:
     told: str
 
 
-def trade_off(spots: Sequence[Spot], x: str, y: str, *, rising: bool) -> Chart:
-    """A gain against a cost, with the Pareto front; `rising` says that more of the gain is better."""
+def trade_off(spots: Sequence[Spot], x: str, gain: Gain) -> Chart:
+    """A gain against a cost, with the Pareto front."""
+    y, rising = gain.title, gain.rising
     points = [(spot.x, spot.y if rising else -spot.y) for spot in spots]
     best = front(points)
     bend = knee(points)
@@ -63,8 +66,11 @@ def trade_off(spots: Sequence[Spot], x: str, y: str, *, rising: bool) -> Chart:
         {**asdict(spot), "front": index in best, "label": spot.name if index in labelled else "", "knee": index == bend}
         for index, spot in enumerate(spots)
     ]
-    across = _axis("x", x, reverse=False)
-    up = _axis("y", y, reverse=not rising)
+    low, high = min(spot.x for spot in spots), max(spot.x for spot in spots)
+    apart = {"type": "log", "nice": False, "domain": [low / _MARGIN, high * _MARGIN]}  # FP32 is far to the right
+    across = {"field": "x", "type": "quantitative", "title": x, "scale": apart}
+    upward = {"zero": False, "padding": 20, "reverse": not rising}
+    up = {"field": "y", "type": "quantitative", "title": y, "scale": upward}
     on_front = [{"filter": "datum.front"}]
     layers: list[dict[str, Any]] = [
         {
@@ -113,13 +119,9 @@ def trade_off(spots: Sequence[Spot], x: str, y: str, *, rising: bool) -> Chart:
         spec,
         f"{y} against {x}: {better}. Files on the dashed line lose to no other in both: "
         f"{', '.join(spots[index].name for index in best)}."
+        + ("" if gain.step is None else f" One sample is {gain.step:.2g}: less than some of these is noise.")
         + ("" if bend is None else f" The ring is the knee, from where on more {x} buy less: {spots[bend].name}."),
     )
-
-
-def _axis(field: str, title: str, *, reverse: bool) -> dict[str, Any]:
-    scale = {"zero": False, "padding": 20, "reverse": reverse}
-    return {"field": field, "type": "quantitative", "title": title, "scale": scale}
 
 
 def _by_verdict(kind: str, values: Sequence[str]) -> dict[str, Any]:

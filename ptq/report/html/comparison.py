@@ -60,23 +60,26 @@ def _content(found: Comparison) -> dict[str, Any]:
 
 
 def _charts(found: Comparison, sound: Named) -> list[Chart]:
-    """A gain against bytes, and against the latency of the first setting."""
+    """What is gained against bytes, by scores and by closeness, and against the latency of the first setting."""
     gain = found.gain
     if gain is None:
         return []
+    pairs = [("MB", _megabytes, gain), ("ms", _milliseconds, gain)]
+    if gain.title != found.closeness.title:
+        pairs.insert(1, ("MB", _megabytes, found.closeness))
     made = []
-    for x, cost in (("MB", _megabytes), ("ms", _milliseconds)):
+    for x, cost, what in pairs:
         spots = [
-            Spot(name, at, value, verdict, f"{value:.4g} {gain.title}, {at:.4g} {x}")
+            Spot(name, at, value, verdict, f"{value:.4g} {what.title}, {at:.4g} {x}")
             for name, file, verdict in (
                 *((name, file, file.verdict) for name, file in sound),
                 ("FP32", found.reference, "FP32"),
             )
-            if (value := gain.of.get(file.path) if verdict != "FP32" else gain.reference) is not None
+            if (value := what.of.get(file.path) if verdict != "FP32" else what.reference) is not None
             and (at := cost(file)) is not None
         ]
         if spots:
-            made.append(trade_off(spots, x, gain.title, rising=gain.rising))
+            made.append(trade_off(spots, x, what))
     return made
 
 
