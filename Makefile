@@ -41,8 +41,11 @@ format: $(VENV)/.installed-dev  ## rewrite the sources as ruff likes them
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: $(VENV)/.installed  ## write the tables of the README anew
+docs: $(VENV)/.installed-dev  ## write the tables of the README and the reference anew, and build the site
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/figures.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/mkdocs.yml -d ../$(BUILD)/site
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(BUILD) dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
