@@ -125,4 +125,4 @@ def test_json_holds_everything() -> None:
     assert said["layers"][0]["points"] == [6, 2]
     assert said["file"]["latency_ratio"] == 0.5
     assert said["accuracy"]["agreement"] == 0.97
-    assert said["schema"] == 2
+    assert said["schema"] == 3

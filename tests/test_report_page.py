@@ -13,7 +13,7 @@ from command import Command
 from small_folder import Folder
 from test_report import GOOD, LAYER
 
-from ptq.report import Report, Trial, Trials
+from ptq.report import ActivationReport, Distribution, Report, Trial, Trials
 from ptq.report.html import report_page
 from ptq.report.model import LayerReport, SourceReport
 
@@ -34,7 +34,18 @@ def layer(number: int) -> LayerReport:
         output_sqnr_db=None if number == 5 else 30.0 - number,
         integer=number != 7,
         kernel="QLinearConv" if number != 7 else "Conv",
+        numbers=Distribution(-7.5, 7.5, tuple(range(64)), tuple(map(float, range(-7, 8)))),
+        points_map=(1.0, 1.5, 2.0) if number % 3 else (),
     )
+
+
+def activation(number: int) -> ActivationReport:
+    """On a grid, or without one."""
+    counts = tuple(range(64))
+    if number % 2:
+        return ActivationReport(f"x{number}", -1.0, 3.0, Distribution(-1.0, 3.0, counts))
+    grid = tuple(0.01 * each for each in range(-50, 206))
+    return ActivationReport(HOSTILE, -1.0, 3.0, Distribution(-1.0, 3.0, counts, grid), 0.01, 50, 0.0123)
 
 
 REPORT = replace(
@@ -44,6 +55,7 @@ REPORT = replace(
     notes=("no --eval: <b>",),
     warnings=("slower than FP32",),
     title="multipoint int4",
+    activations=tuple(map(activation, range(4))),
     versions={"ptq": "0.1.0"},
 )
 AUTO = replace(
@@ -79,7 +91,7 @@ def test_nothing_goes_wrong_at_any_width(browser: Browser, tmp_path: Path, name:
         assert found.asked == [path.as_uri()]
         assert found.page.title() == "a & b.onnx: multipoint int4"
         assert found.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        assert found.page.locator(".chart svg").count() == 3
+        assert found.page.locator(".chart svg").count() == 7
         assert found.page.locator(".verdict").inner_text() == "WARNING out.onnx, with 1 warning"
         assert found.page.get_by_text("no --eval: <b>").count() == 1
 
@@ -97,6 +109,20 @@ def test_layers_sort_and_filter(browser: Browser, tmp_path: Path) -> None:
         found.page.get_by_label("Filter").first.fill("no such layer")
         assert found.column("rows1", 1) == []
         assert found.page.locator("[data-count=rows1]").inner_text() == "0 of 40 rows"
+
+
+def test_histograms_are_of_what_is_picked(browser: Browser, tmp_path: Path) -> None:
+    with opened(browser, written(tmp_path, REPORT)) as found:
+        layers, tensors = found.page.locator("select").all()
+        assert layers.locator("option").all_inner_texts() == [each.site for each in REPORT.layers]
+        layers.select_option("block.3")
+        ticks = found.page.locator(".chart:has(select) >> nth=1 >> [aria-roledescription=tick]")
+        assert ticks.count() == 256
+        tensors.select_option("x1")
+        found.page.wait_for_function("document.querySelectorAll('[aria-roledescription=tick]').length < 100")
+        assert ticks.evaluate_all("all => all.map(tick => tick.getAttribute('opacity'))") == ["0"]
+        assert found.column("rows2", 8) == ["1.23%", "", "1.23%", ""]
+        assert found.said == []
 
 
 def test_what_was_tried_is_shown(browser: Browser, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ptq.lowering import TARGETS, Checks, Execution, Target, stored_bytes, store
 from ptq.model.graph import Model
 from ptq.model.session import Session
 from ptq.model.sites import Site
+from ptq.pipeline.distributions import activations, points_by_part, weight_distribution
 from ptq.pipeline.manifest import digest, versions
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.weights import SiteWeights
@@ -77,8 +78,11 @@ def describe(
     """Audit and evaluate the written file against the float file, and judge it."""
     seen = made.evaluation or made.data
     feeds = [] if seen is None else [batch.feeds for batch in seen.take(4).batches(4)]
+    held = made.data or made.evaluation
     with stages.stage("audit"):
         found = audit(reference.unrounded, written, feeds, made.target.checks)
+        fmt = made.plan.activations
+        shown = () if held is None else activations(made.model, made.lowered, made.executions, fmt, held)
     accuracy = None if seen is None else _accuracy(made, seen, reference.given, written, stages)
     layers = tuple(_layer(made, site, found) for site in made.model.sites)
     quantized = [layer for layer in layers if layer.execution != Execution.FLOAT.value]
@@ -99,6 +103,7 @@ def describe(
         notes=(*made.steps, *_notes(made), *_float_notes(made.model), *_accuracy_notes(made, seen, accuracy)),
         warnings=(),
         elsewhere=made.elsewhere,
+        activations=shown,
     )
     return dataclasses.replace(report, warnings=warnings_of(report, max_drop))
 
@@ -151,13 +156,16 @@ def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
     if done is None:
         return LayerReport(format="float32", points=(), mixes={}, weight_sqnr_db=None, output_sqnr_db=None, **common)
     weight = torch.from_numpy(made.model.matrix(site).copy())
-    noise = (stored_weight(done.weight, how) - weight).double().square().sum()
+    stored_values = stored_weight(done.weight, how)
+    noise = (stored_values - weight).double().square().sum()
     return LayerReport(
         format=layer_format(done.weight),
         points=tuple(torch.bincount(done.weight.points)[1:].tolist()),
         mixes=done.weight.mixes,
         weight_sqnr_db=_decibel(float(weight.double().square().sum()), float(noise)),
         output_sqnr_db=_decibel(done.power, done.error) if done.measured else None,
+        numbers=weight_distribution(weight, stored_values, done.weight),
+        points_map=points_by_part(done.weight.points),
         **common,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ptq.report.comparing import render_comparison
 from ptq.report.comparison import ComparedFile, Comparison, Portability
 from ptq.report.diagnosis import Blame, Diagnosis, render_diagnosis
+from ptq.report.distribution import ActivationReport, Distribution
 from ptq.report.inspection import FormatSize, InspectedLayer, Inspection, OtherWeights, render_inspection
 from ptq.report.model import FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline, OutlinedLayer, render_outline
@@ -17,10 +18,12 @@ from ptq.report.verdict import EXACTNESS, NOISE, comparison_warnings, drops, war
 __all__ = [
     "EXACTNESS",
     "NOISE",
+    "ActivationReport",
     "Blame",
     "ComparedFile",
     "Comparison",
     "Diagnosis",
+    "Distribution",
     "FileReport",
     "FormatSize",
     "InspectedLayer",

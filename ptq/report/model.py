@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptq.evaluate import Accuracy
+from ptq.report.distribution import ActivationReport, Distribution
 from ptq.report.trials import Trials
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class LayerReport:
     """None where it stays float."""
     rule: str | None = None
     """What was said of it apart from the other layers."""
+    numbers: Distribution | None = None
+    """Its weights in units of the first scale of their row; the grid is all that they became."""
+    points_map: tuple[float, ...] = ()
+    """The mean number of points along its rows, in up to 64 parts; empty where all have one."""
 
     @property
     def computes(self) -> bool:
@@ -94,6 +99,8 @@ class Report:
     elsewhere: str | None = None
     title: str = ""
     """What was done, in a few words."""
+    activations: tuple[ActivationReport, ...] = ()
+    """What quantized layers compute with, in the order in which it is made; empty without data."""
     trials: Trials | None = None
     """Where the recipe was chosen among several: what they came to."""
     schema: int = SCHEMA

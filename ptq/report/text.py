@@ -11,6 +11,7 @@ from ptq.errors import DataError
 from ptq.evaluate import Accuracy, Score
 from ptq.report.comparison import Comparison
 from ptq.report.diagnosis import Diagnosis
+from ptq.report.distribution import ActivationReport, Distribution
 from ptq.report.inspection import Inspection
 from ptq.report.model import SCHEMA, FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline
@@ -48,9 +49,9 @@ def from_json(text: str) -> Report:
     if schema != SCHEMA:
         raise DataError(f"the report has schema {schema}, this version reads {SCHEMA}; write it again")
     del content["verdict"]
-    layers = tuple(
-        LayerReport(**{**layer, "shape": tuple(layer["shape"]), "points": tuple(layer["points"])})
-        for layer in content["layers"]
+    layers = tuple(map(_layer, content["layers"]))
+    activations = tuple(
+        ActivationReport(**{**each, "numbers": _distribution(each["numbers"])}) for each in content["activations"]
     )
     accuracy = content["accuracy"]
     return Report(
@@ -58,6 +59,7 @@ def from_json(text: str) -> Report:
             **content,
             "source": SourceReport(**content["source"]),
             "layers": layers,
+            "activations": activations,
             "accuracy": None if accuracy is None else _accuracy(accuracy),
             "file": FileReport(**content["file"]),
             "trials": _trials(content.get("trials")),
@@ -65,6 +67,17 @@ def from_json(text: str) -> Report:
             "warnings": tuple(content["warnings"]),
         }
     )
+
+
+def _layer(content: dict[str, Any]) -> LayerReport:
+    tuples = {name: tuple(content[name]) for name in ("shape", "points", "points_map")}
+    return LayerReport(**{**content, **tuples, "numbers": _distribution(content["numbers"])})
+
+
+def _distribution(content: dict[str, Any] | None) -> Distribution | None:
+    if content is None:
+        return None
+    return Distribution(**{**content, "counts": tuple(content["counts"]), "grid": tuple(content["grid"])})
 
 
 def _add_verdicts(found: Comparison, content: dict[str, Any]) -> None:

@@ -10,9 +10,6 @@ from ptq.report.comparison import Gain
 from ptq.report.html.page import Chart, Spec
 from ptq.report.pareto import front, knee
 
-SCHEMA: Final = "https://vega.github.io/schema/vega-lite/v6.json"
-HEIGHT: Final = 320
-
 VERDICTS: Final = ("FP32", "PASS", "WARNING")
 _COLORS: Final = ("#8b5cf6", "#16a34a", "#d97706")
 """Each at least 3 to 1 on white and on the dark background."""
@@ -42,6 +39,16 @@ CONFIG: Final[Spec] = {
     },
     "legend": {"labelColor": _INK, "titleColor": _INK, "orient": "bottom", "labelFontSize": 12},
 }
+
+
+BASE: Final[Spec] = {
+    "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+    "width": "container",
+    "height": 320,
+    "autosize": {"type": "fit", "contains": "padding"},
+    "config": CONFIG,
+}
+"""What all charts have in common."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +112,8 @@ def trade_off(spots: Sequence[Spot], x: str, gain: Gain) -> Chart:
         )
     told = "; ".join(f"{spot.name}: {spot.told}" for spot in spots)
     spec = {
+        **BASE,
         "description": f"{y} against {x} of {len(spots)} files. {told}.",
-        "$schema": SCHEMA,
-        "width": "container",
-        "height": HEIGHT,
-        "autosize": {"type": "fit", "contains": "padding"},
-        "config": CONFIG,
         "data": {"values": values},
         "layer": layers,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ptq.report.html.charts import CONFIG, HEIGHT, LINE, SCHEMA
+from ptq.report.html.charts import BASE, LINE
 from ptq.report.html.page import Cell, Chart, Table
 from ptq.report.model import LayerReport, Report
 
@@ -88,12 +88,8 @@ def _bars(values: Sequence[dict[str, Any]], title: str, caption: str) -> Chart:
     told = "; ".join(map(" ".join, words))
     more = f"; and {len(values) - _MOST_NAMES} more" if len(values) > _MOST_NAMES else ""
     spec = {
-        "$schema": SCHEMA,
+        **BASE,
         "description": f"{title} by layer: {told}{more}.",
-        "width": "container",
-        "height": HEIGHT,
-        "autosize": {"type": "fit", "contains": "padding"},
-        "config": CONFIG,
         "data": {"values": list(values)},
         "mark": {"type": "bar"} if parts else {"type": "bar", "color": LINE},
         "encoding": encoding,

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import json
 
+from ptq.report.html.distributions import (
+    activation_histograms,
+    activation_table,
+    points_map,
+    ranges,
+    weight_histograms,
+)
 from ptq.report.html.layers import layer_charts, layer_table
 from ptq.report.html.page import Cell, Table, page
 from ptq.report.model import Report
@@ -22,7 +29,11 @@ def report_page(report: Report, command: str | None = None) -> str:
         ("options", json.dumps(said, sort_keys=True)),
         ("stages", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items())),
     ]
-    tables = [layer_table(report), _kernels(report)]
+    shown = report.activations
+    drawn = [points_map(report.layers), weight_histograms(report.layers), activation_histograms(shown), ranges(shown)]
+    tables = [layer_table(report), activation_table(shown), _kernels(report)]
+    if report.trials is not None:
+        tables.insert(0, _trials(report.trials))
     return page(
         "report.html",
         title=f"{source.path or 'a model'}: {report.title}",
@@ -32,8 +43,8 @@ def report_page(report: Report, command: str | None = None) -> str:
         notes=report.notes,
         rows=list(rows(report)),
         quantized=report.title,
-        charts=layer_charts(report),
-        tables=tables if report.trials is None else [_trials(report.trials), *tables],
+        charts=[*layer_charts(report), *(chart for chart in drawn if chart is not None)],
+        tables=[table for table in tables if table is not None],
         origin=origin,
         versions=report.versions,
         command=command,

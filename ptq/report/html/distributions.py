@@ -1,0 +1,191 @@
+"""Histograms of weights and activations with their grids, ranges, and where rows have more points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ptq.report.distribution import ActivationReport, Distribution
+from ptq.report.html.charts import BASE, LINE
+from ptq.report.html.page import Cell, Chart, Spec, Table
+from ptq.report.model import LayerReport
+
+_TICK: Final = 14
+"""Length of the ticks of a grid, in pixels; they are centred on the axis, and cut off below it."""
+
+_GRID: Final = "#d97706"
+_TICKS: Final[Spec] = {
+    "type": "tick",
+    "color": _GRID,
+    "thickness": 1,
+    "orient": "vertical",
+    "clip": True,
+}
+_ROW: Final = 14
+"""Height of a layer in the map, in pixels."""
+
+_LEAST, _MOST = 120, 900
+"""Height of the map, in pixels."""
+
+
+def weight_histograms(layers: Sequence[LayerReport]) -> Chart | None:
+    """The weights of a layer that the reader picks."""
+    found = {layer.site: layer.numbers for layer in layers if layer.numbers is not None}
+    caption = (
+        "Weights of one layer, each divided by the first scale of its row, and, as ticks below, the numbers that they "
+        "became. Ticks between whole ones come of more points, or of factors of groups; weights beyond the last tick "
+        "are clipped. The height is the square root of how many there are, so that tails are seen."
+    )
+    return _picked(found, "layer", "weight in steps of its row", caption) if found else None
+
+
+def activation_histograms(activations: Sequence[ActivationReport]) -> Chart | None:
+    """The numbers of a tensor that the reader picks."""
+    found = {each.tensor: each.numbers for each in activations}
+    caption = (
+        "Numbers of one tensor on a few samples of the float network and, as ticks below, the grid that they are "
+        "rounded to; without ticks there is a new range at every call. The height is the square root of how many there "
+        "are."
+    )
+    return _picked(found, "tensor", "activation", caption) if found else None
+
+
+def _picked(found: Mapping[str, Distribution], what: str, title: str, caption: str) -> Chart:
+    """A histogram over a grid, of the one that is picked by name."""
+    values = [{"name": name, **_bins(each), **_grid(each)} for name, each in found.items()]
+    names = list(found)
+    shown = {"filter": "datum.name === shown"}
+    across = {"type": "quantitative", "title": title, "scale": {"zero": False, "nice": False}}
+    up = {"field": "counts", "type": "quantitative", "title": None, "axis": None, "scale": {"type": "sqrt"}}
+    bars = {
+        "transform": [shown, {"flatten": ["counts", "from", "to"]}],
+        "mark": {"type": "bar", "color": LINE, "binSpacing": 0},
+        "encoding": {
+            "x": {"field": "from", **across},
+            "x2": {"field": "to"},
+            "y": up,
+            "y2": {"datum": 0},
+            "tooltip": [{"field": name, "format": ".4~g"} for name in ("from", "to")]
+            + [{"field": "counts", "title": "numbers"}],
+        },
+    }
+    ticks = {
+        "transform": [shown, {"flatten": ["grid"]}],
+        "mark": {**_TICKS, "size": 2 * _TICK},
+        "encoding": {"x": {"field": "grid", **across}, "y": {"value": "height"}, "opacity": _only_of_grids()},
+    }
+    pick = {"input": "select", "options": names, "name": f"{what} "}
+    told = f"A histogram of one of {len(names)}, with its grid: {_words(found)}"
+    spec = {**BASE, "description": told, "params": [{"name": "shown", "value": names[0], "bind": pick}]}
+    return Chart({**spec, "data": {"values": values}, "layer": [bars, ticks]}, caption)
+
+
+def _bins(of: Distribution) -> dict[str, list[float]]:
+    width = (of.high - of.low) / len(of.counts)
+    edges = [float(f"{of.low + width * number:.5g}") for number in range(len(of.counts) + 1)]
+    return {"counts": list(of.counts), "from": edges[:-1], "to": edges[1:]}
+
+
+def _grid(of: Distribution) -> dict[str, list[float] | bool]:
+    """Its numbers; where there is none, one that is not seen, as the scale of nothing is a warning on the console."""
+    return {"grid": list(of.grid or (of.low,)), "gridded": bool(of.grid)}
+
+
+def _only_of_grids() -> Spec:
+    return {"condition": {"test": "datum.gridded", "value": 1}, "value": 0}
+
+
+def _words(found: Mapping[str, Distribution], most: int = 12) -> str:
+    told = [f"{name} from {each.low:.3g} to {each.high:.3g}" for name, each in list(found.items())[:most]]
+    return "; ".join(told) + (f"; and {len(found) - most} more." if len(found) > most else ".")
+
+
+def ranges(activations: Sequence[ActivationReport]) -> Chart | None:
+    """What tensors reach, and what their grids cover, in the order in which they are made."""
+    on_grids = [each for each in activations if each.numbers.grid]
+    if not on_grids:
+        return None
+    names = [each.tensor for each in on_grids]
+    values = [
+        {
+            "tensor": each.tensor,
+            "low": each.low,
+            "high": each.high,
+            "first": each.numbers.grid[0],
+            "last": each.numbers.grid[-1],
+        }
+        for each in on_grids
+    ]
+    axis = {"labels": len(names) <= 30, "ticks": False, "labelAngle": -60, "labelLimit": 110}
+    x = {"field": "tensor", "type": "nominal", "sort": names, "title": "tensors in order", "axis": axis}
+    shown = [{"field": name, "format": ".4~g"} for name in ("low", "high", "first", "last")]
+    tooltip = [{"field": "tensor"}, *shown]
+    upward = {"type": "quantitative", "title": "range", "scale": {"type": "symlog"}}
+    covered = {
+        "mark": {"type": "bar", "color": _GRID, "opacity": 0.35},
+        "encoding": {"x": x, "y": {"field": "first", **upward}, "y2": {"field": "last"}, "tooltip": tooltip},
+    }
+    seen = {
+        "mark": {"type": "bar", "color": LINE, "size": 3},
+        "encoding": {"x": x, "y": {"field": "low", **upward}, "y2": {"field": "high"}, "tooltip": tooltip},
+    }
+    words = [f"{each.tensor} from {each.low:.3g} to {each.high:.3g}" for each in on_grids[:12]]
+    told = f"Ranges of {len(names)} tensors: {'; '.join(words)}{'; …' if len(names) > 12 else '.'}"
+    return Chart(
+        {**BASE, "description": told, "data": {"values": values}, "layer": [covered, seen]},
+        "Broad bars are what the grid of a tensor covers, narrow ones what was seen of it; what is seen outside of the "
+        "grid is clipped. The scale is logarithmic away from 0.",
+    )
+
+
+def activation_table(activations: Sequence[ActivationReport]) -> Table | None:
+    """Every tensor with its range and grid."""
+    if not activations:
+        return None
+    columns = ("tensor", "low", "high", "grid from", "grid to", "step", "zero point", "clipped")
+    return Table("Activations", columns, [_row(each) for each in activations], frozenset(columns[1:]))
+
+
+def _row(of: ActivationReport) -> list[Cell]:
+    ends = (of.numbers.grid[0], of.numbers.grid[-1]) if of.numbers.grid else (None, None)
+    numbers = (of.low, of.high, *ends, of.step)
+    cells = [Cell("") if each is None else Cell(f"{each:.4g}", each) for each in numbers]
+    zero = Cell("at every call") if of.zero_point is None else Cell(str(of.zero_point), of.zero_point)
+    return [Cell(of.tensor), *cells, zero, Cell("") if of.clipped is None else Cell(f"{of.clipped:.2%}", of.clipped)]
+
+
+def points_map(layers: Sequence[LayerReport]) -> Chart | None:
+    """How many points the rows of each layer have, along its rows."""
+    found = {layer.site: layer.points_map for layer in layers if layer.points_map}
+    if not found:
+        return None
+    values = [
+        {
+            "layer": name,
+            "points": list(parts),
+            "from": [round(number / len(parts), 4) for number in range(len(parts))],
+            "to": [round((number + 1) / len(parts), 4) for number in range(len(parts))],
+        }
+        for name, parts in found.items()
+    ]
+    height = min(max(_ROW * len(found), _LEAST), _MOST)
+    across: Spec = {"type": "quantitative", "title": "along its channels", "axis": {"format": "%", "grid": False}}
+    labels = {"labelLimit": 110, "labelFontSize": 10, "ticks": False, "labels": _ROW * len(found) <= _MOST}
+    encoding = {
+        "x": {"field": "from", **across},
+        "x2": {"field": "to"},
+        "y": {"field": "layer", "type": "nominal", "sort": list(found), "title": None, "axis": labels},
+        "color": {"field": "points", "type": "quantitative", "title": "points", "scale": {"scheme": "viridis"}},
+        "tooltip": [{"field": "layer"}, {"field": "points"}, {"field": "from", "format": ".0%"}],
+    }
+    means = "; ".join(f"{name} {sum(parts) / len(parts):.2f}" for name, parts in list(found.items())[:30])
+    spec = {
+        **BASE,
+        "height": height,
+        "description": f"Mean number of points of {len(found)} layers along their channels: {means}.",
+        "data": {"values": values},
+        "transform": [{"flatten": ["points", "from", "to"]}],
+        "mark": {"type": "rect"},
+        "encoding": encoding,
+    }
+    return Chart(spec, "Points of the channels of each layer, the first channel at the left: brighter has more points.")
