@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.help import command_line
 from cli.options import image_options, measuring_options, model_options
 from cli.reports import Reports, report_options
 
@@ -47,7 +46,7 @@ def compare(  # noqa: PLR0917  (one parameter per option)
     from cli.progress import Progress
     from ptq.pipeline import Compared
     from ptq.pipeline import compare as run
-    from ptq.report import render_comparison, to_json
+    from ptq.report import render_comparison
 
     about = Compared(model, files, evaluation, capture, images, **measuring)
     reports.check([model, *files, evaluation])
@@ -55,12 +54,7 @@ def compare(  # noqa: PLR0917  (one parameter per option)
     with progress:
         found = run(about, progress)
 
-    def html() -> str:
-        from ptq.report.html import comparison_page
-
-        return comparison_page(found, command_line())
-
-    reports.write(lambda: to_json(found), html, lambda: render_comparison(found, progress.out))
+    reports.write(found, lambda: render_comparison(found, progress.out))
     if found.failed:
         return FAILED_EXIT
     return STRICT_EXIT if strict and len(found.passed) < len(found.files) else 0

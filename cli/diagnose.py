@@ -9,7 +9,7 @@ import click
 
 from cli.help import Long
 from cli.options import image_options, model_options, recipe_options, said_options
-from cli.reports import JSON, format_option
+from cli.reports import Reports, report_options
 
 if TYPE_CHECKING:
     from calibration.images import ImageOptions
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 _MAIN = (
     "data", "evaluation", "recipe_file", "samples", "method", "weights", "bits", "activations", "keep_float",
-    "metrics", "max_drop", "form",
+    "metrics", "max_drop", "html_file", "json_file", "overwrite",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ _MAIN = (
 @click.option("--max-drop", type=float, help="Largest accepted drop in accuracy  [default: 0.02].")
 @model_options
 @image_options
-@format_option
+@report_options
 def diagnose(  # noqa: PLR0917  (one parameter per option)
     model: Path,
     data: str | None,
@@ -44,7 +44,7 @@ def diagnose(  # noqa: PLR0917  (one parameter per option)
     max_drop: float | None,
     capture: CaptureOptions,
     images: ImageOptions | None,
-    form: str,
+    reports: Reports,
     **options: Any,
 ) -> None:
     """Find the layers of MODEL that cost most when it is quantized, and try what may help.
@@ -56,16 +56,14 @@ def diagnose(  # noqa: PLR0917  (one parameter per option)
     from ptq.pipeline import Diagnosed, Job
     from ptq.pipeline import diagnose as run
     from ptq.recipe import Recipe, asked
-    from ptq.report import render_diagnosis, to_json
+    from ptq.report import render_diagnosis
 
     recipe = asked(recipe_file, said_options(options))
     if not isinstance(recipe, Recipe):
         raise OptionError("diagnose is about one recipe, and --method auto stands for several; give another --method")
     job = Job(model, data, evaluation, capture=capture, images=images, metrics=metrics, max_drop=max_drop)
+    reports.check([model, data, evaluation])
     progress = Progress()
     with progress:
         found = run(Diagnosed(job, recipe, samples), progress)
-    if form == JSON:
-        click.echo(to_json(found), nl=False)
-    else:
-        render_diagnosis(found, progress.out)
+    reports.write(found, lambda: render_diagnosis(found, progress.out))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import model_options
-from cli.reports import JSON, format_option
+from cli.reports import Reports, report_options
 
 if TYPE_CHECKING:
     from ptq.model.capture import CaptureOptions
@@ -19,20 +19,18 @@ _FILE = click.Path(path_type=Path)
 @click.command(no_args_is_help=True)
 @click.argument("model", type=_FILE)
 @model_options
-@format_option
-def inspect(model: Path, capture: CaptureOptions, *, form: str) -> None:
-    """Show what MODEL is made of, and what formats would save; nothing is run, and no data is needed.
+@report_options
+def inspect(model: Path, capture: CaptureOptions, reports: Reports) -> None:
+    """Show what MODEL is made of, what formats would save, and what quantizing it takes; no data is needed.
 
     ptq inspect model.onnx
     """
     from cli.progress import Progress
     from ptq.pipeline import inspect as run
-    from ptq.report import render_inspection, to_json
+    from ptq.report import render_inspection
 
+    reports.check([model])
     progress = Progress()
     with progress:
         found = run(model, capture, progress)
-    if form == JSON:
-        click.echo(to_json(found), nl=False)
-    else:
-        render_inspection(found, progress.out)
+    reports.write(found, lambda: render_inspection(found, progress.out))

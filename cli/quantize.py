@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.help import Long, command_line
+from cli.help import Long
 from cli.options import image_options, model_options, recipe_options, said_options
 from cli.reports import Reports, report_options
 
@@ -72,7 +72,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     from cli.progress import Progress
     from ptq.pipeline import Job, Size, preview, run
     from ptq.recipe import AUTO, Recipe, asked
-    from ptq.report import Report, to_json
+    from ptq.report import Report
 
     recipe = asked(recipe_file, said_options(options))
     kind = recipe.kind if isinstance(recipe, Recipe) else AUTO
@@ -96,14 +96,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     with _showing_trials(progress), progress:
         done = preview(job, recipe, progress) if dry_run else run(job, recipe, progress).report
 
-    def html() -> str:
-        from ptq.report.html import report_page
-
-        if not isinstance(done, Report):
-            raise AssertionError
-        return report_page(done, command_line())
-
-    reports.write(lambda: to_json(done), html, lambda: _show(done, progress.out, layers=layers))
+    reports.write(done, lambda: _show(done, progress.out, layers=layers))
     return STRICT_EXIT if strict and isinstance(done, Report) and done.warnings else 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from cli.help import command_line
 from cli.options import Command
 
 _FILE = click.Path(path_type=Path)
@@ -55,15 +56,19 @@ class Reports:
                 check_not_input(path, [each for each in read if isinstance(each, (str, Path))])
                 check_free(path, overwrite=self.overwrite)
 
-    def write(self, json: Callable[[], str], html: Callable[[], str], show: Callable[[], None]) -> None:
-        """Write what is wanted; `show` prints the report as text."""
+    def write(self, found: Any, show: Callable[[], None]) -> None:
+        """Write what is wanted of a report; `show` prints it as text."""
         from ptq.pipeline.output import write_atomically
+        from ptq.report import to_json
 
-        for path, content in ((self.json, json), (self.html, html)):
-            if path is not None:
-                write_atomically(path, content().encode(), overwrite=self.overwrite)
+        if self.json is not None:
+            write_atomically(self.json, to_json(found).encode(), overwrite=self.overwrite)
+        if self.html is not None:
+            from ptq.report.html import to_html
+
+            write_atomically(self.html, to_html(found, command_line()).encode(), overwrite=self.overwrite)
         if self.form == JSON:
-            click.echo(json(), nl=False)
+            click.echo(to_json(found), nl=False)
         else:
             show()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.help import Long, command_line
+from cli.help import Long
 from cli.options import grid_options, image_options, measuring_options, model_options, said_options
 from cli.reports import Reports, report_options
 
@@ -59,7 +59,7 @@ def sweep(  # noqa: PLR0917  (one parameter per option)
     from ptq.pipeline import Compared, Swept
     from ptq.pipeline import sweep as run
     from ptq.recipe.grid import grid, parse_bits
-    from ptq.report import render_sweep, to_json
+    from ptq.report import render_sweep
 
     points, refused = grid(methods.split(","), parse_bits(bits), said_options(options))
     compared = Compared(model, (), evaluation, capture, images, **measuring)
@@ -69,10 +69,5 @@ def sweep(  # noqa: PLR0917  (one parameter per option)
     with progress:
         found = run(about, progress)
 
-    def html() -> str:
-        from ptq.report.html import sweep_page
-
-        return sweep_page(found, command_line())
-
-    reports.write(lambda: to_json(found), html, lambda: render_sweep(found, progress.out))
+    reports.write(found, lambda: render_sweep(found, progress.out))
     return 0

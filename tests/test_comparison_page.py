@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ptq.audit import Timing
 from ptq.evaluate import Accuracy, Score
 from ptq.report import ComparedFile, Comparison
-from ptq.report.html import comparison_page
+from ptq.report.html import to_html
 from ptq.report.pareto import front, knee
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("page") / "compared.html"
-    made.write_text(comparison_page(COMPARISON, f"ptq compare net.onnx '{HOSTILE}'"), encoding="utf-8")
+    made.write_text(to_html(COMPARISON, f"ptq compare net.onnx '{HOSTILE}'"), encoding="utf-8")
     return made
 
 
@@ -139,7 +139,7 @@ def test_without_labels_and_without_anything_that_ran(browser: Browser, tmp_path
     failed = replace(COMPARISON, files=COMPARISON.files[-1:])
     for name, comparison, charts in (("unlabelled", unlabelled, 1), ("failed", failed, 0)):
         page = tmp_path / f"{name}.html"
-        page.write_text(comparison_page(comparison), encoding="utf-8")
+        page.write_text(to_html(comparison), encoding="utf-8")
         with opened(browser, page) as found:
             assert found.said == []
             assert found.page.locator(".chart svg").count() == charts

@@ -14,7 +14,7 @@ from small_folder import Folder
 from test_report import GOOD, LAYER
 
 from ptq.report import ActivationReport, Distribution, Report, Trial, Trials
-from ptq.report.html import report_page
+from ptq.report.html import to_html
 from ptq.report.model import LayerReport, SourceReport
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def browser() -> Iterator[Browser]:
 
 def written(folder: Path, report: Report) -> Path:
     path = folder / "report.html"
-    path.write_text(report_page(report, "ptq quantize 'a & b.onnx'"), encoding="utf-8")
+    path.write_text(to_html(report, "ptq quantize 'a & b.onnx'"), encoding="utf-8")
     return path
 
 

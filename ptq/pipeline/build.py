@@ -17,7 +17,7 @@ from ptq.pipeline.clock import Clock
 from ptq.pipeline.describe import Made
 from ptq.pipeline.job import Job
 from ptq.pipeline.manifest import MANIFEST, manifest
-from ptq.pipeline.ready import Ready, needing, observed_of
+from ptq.pipeline.ready import Ready, wanted
 from ptq.pipeline.shared import Alone
 from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
@@ -112,9 +112,8 @@ def _calibrated(
 ) -> tuple[Statistics | None, Alone]:
     """What the plan needs to know of the data, None when that is nothing; and what is shared of all that follows."""
     plan = ready.plan
-    sites = needing(model, plan, "moment")
-    averaged = [site for site in needing(model, plan, "mean") if model.has_own_bias(site)]
-    observed = observed_of(model, plan, ready.executions, partly=partly)
+    needed = wanted(model, plan, ready.executions, partly=partly)
+    sites, averaged, observed = needed
 
     def made() -> Statistics:
         total = None if data.samples is None else -(-data.samples // BATCH)
@@ -127,8 +126,7 @@ def _calibrated(
         named = tuple(tuple(site.name for site in each) for each in (sites, averaged))
         return _digest(model), named, tuple(observed), plan.recipe.range, ready.reserved
 
-    nothing = not sites and not averaged and not observed
-    return None if nothing else shared.get("statistics", key, made), shared.under(key)
+    return None if not needed else shared.get("statistics", key, made), shared.under(key)
 
 
 def _methods(plan: Plan) -> Hashable:

@@ -7,18 +7,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-from ptq.errors import OptionError
+import numpy as np
+
+from calibration.contract import fixed_batch
+from ptq.errors import ModelError, OptionError, PtqError
 from ptq.model.capture import CaptureOptions
 from ptq.model.save import serialized
 from ptq.pipeline.calibrate import keys
 from ptq.pipeline.describe import source_report
 from ptq.pipeline.job import Job
+from ptq.pipeline.manifest import versions
 from ptq.pipeline.memory import needed_bytes
 from ptq.pipeline.outline import outline
+from ptq.pipeline.predict import predict
 from ptq.pipeline.ready import Ready, executions_of, get_ready
+from ptq.pipeline.single import exported
 from ptq.pipeline.stages import Stages
 from ptq.recipe import Recipe
-from ptq.report import FormatSize, InspectedLayer, Inspection, OtherWeights
+from ptq.report import FormatSize, InspectedLayer, Inspection, OtherWeights, PredictedRun
 
 _SHOWN: Final[tuple[dict[str, str], ...]] = (
     {"weights": "int8"},
@@ -35,14 +41,28 @@ _SHOWN: Final[tuple[dict[str, str], ...]] = (
 """One of each size and family."""
 
 
+_PREDICTED: Final[tuple[dict[str, Any], ...]] = (
+    {"method": "rtn", "weights": "int8"},
+    {"method": "gptq", "weights": "int4"},
+    {"method": "multipoint", "bits": 4.25},
+)
+_SAMPLES: Final = 64
+"""What predictions are for: enough to calibrate most networks with."""
+
+_OPEN_SIZE: Final = 128
+"""What an axis of any size is taken to have, but for the first, which is that of samples."""
+
+
 def inspect(model: Any, capture: CaptureOptions, stages: Stages) -> Inspection:
-    """Look at a model.
+    """Look at a model, and run it on two samples of noise to predict what quantizing it will take.
 
     Raises:
         PtqError: it cannot be read, or has no layer.
 
     """
-    ready = get_ready(Job(model, capture=capture), Recipe(method="rtn", weights="int8"), stages)
+    job = Job(model, capture=capture)
+    once = exported(job)
+    ready = get_ready(once, Recipe(method="rtn", weights="int8"), stages)
     usual = Recipe(method="rtn", weights="int8").plan(ready.model.sites, has_data=True)
     executions = executions_of(ready.model, usual)
     layers = tuple(
@@ -59,6 +79,7 @@ def inspect(model: Any, capture: CaptureOptions, stages: Stages) -> Inspection:
     products = {site.name: keys(site) for site in ready.model.sites if site.products}
     others = sorted(ready.model.other_weights, key=lambda each: -each[1])
     float_bytes = len(serialized(ready.raw))
+    samples, predictions, notes = _predictions(once, ready, stages)
     return Inspection(
         source_report(model, ready.model),
         tuple(map(str, ready.model.inputs)),
@@ -68,12 +89,53 @@ def inspect(model: Any, capture: CaptureOptions, stages: Stages) -> Inspection:
         tuple(OtherWeights(name, count, op) for name, count, op in others if count > 1),
         tuple(_sizes(ready, model, float_bytes)),
         needed_bytes(products, apart=True),
+        versions(),
+        predictions,
+        samples,
+        notes,
     )
 
 
 def _output(ready: Ready, name: str) -> str:
     shape = ready.model.shape(name)
     return name if shape is None else f"{name}[{','.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def _predictions(job: Job, ready: Ready, stages: Stages) -> tuple[int, tuple[PredictedRun, ...], tuple[str, ...]]:
+    """For how many samples, what usual recipes will take, and why there is nothing of it where there is not."""
+    found, samples = [], 0
+    with stages.stage("predict", len(_PREDICTED)) as advance:
+        for options in _PREDICTED:
+            said = " ".join(f"--{name} {value}" for name, value in options.items())
+            try:
+                noise = _noise(ready)
+                samples = len(next(iter(noise.values())))
+                like = get_ready(replace(job, data=noise), Recipe.of(options), Stages())
+                found.append(PredictedRun(said, predict(like)))
+            except PtqError as error:
+                return 0, (), (f"no prediction of time and memory, as the model does not run on noise: {error}",)
+            advance()
+    return samples, tuple(found), ()
+
+
+def _noise(ready: Ready) -> dict[str, np.ndarray]:
+    """One sample as often as is predicted for: floats as noise, integers as ones, which most tables and masks take.
+
+    Raises:
+        ModelError: the rank of an input is not known.
+
+    """
+    random = np.random.default_rng(0)
+    count = -(-_SAMPLES // (size := fixed_batch(ready.model.inputs) or 1)) * size
+    found = {}
+    for spec in ready.model.inputs:
+        if spec.shape is None:
+            raise ModelError(f"the rank of its input {spec.name!r} is not known")
+        shape = tuple(size if isinstance(size, int) else _OPEN_SIZE for size in spec.shape[1:])
+        dtype = np.dtype(spec.dtype)
+        one = random.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)
+        found[spec.name] = np.repeat(one[None], count, axis=0)
+    return found
 
 
 def _sizes(ready: Ready, model: Any, float_bytes: int) -> Iterator[FormatSize]:
@@ -84,7 +146,7 @@ def _sizes(ready: Ready, model: Any, float_bytes: int) -> Iterator[FormatSize]:
         said = " ".join(f"--{name} {value}" for name, value in options.items())
         try:
             plan = recipe.plan(ready.model.sites, has_data=False)
-            found = outline(model, replace(ready, plan=plan, executions=executions_of(ready.model, plan)), {}, ())
+            found = outline(model, replace(ready, plan=plan, executions=executions_of(ready.model, plan)))
         except OptionError as error:
             yield FormatSize(said, note=str(error))
         else:

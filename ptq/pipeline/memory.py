@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ptq.audit.memory import peak
 from ptq.errors import ModelError
 from ptq.model.sites import Site
 from ptq.pipeline.calibrate import Key, keys
@@ -59,6 +60,12 @@ def available_bytes(root: Path = Path("/")) -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # Windows has none of it
         return None
+
+
+def resident_bytes(root: Path = Path("/")) -> int:
+    """What this process holds in memory, or has held at most where the system does not tell what it holds now."""
+    now = _number(_fields(root / "proc/self/status").get("VmRSS:"))
+    return peak() if now is None else 1024 * now
 
 
 def _free_in_groups(root: Path) -> Iterable[int]:

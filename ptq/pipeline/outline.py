@@ -9,7 +9,7 @@ from typing import Any
 from ptq.lowering import Execution
 from ptq.model.sites import LOOKUPS, Site
 from ptq.pipeline.describe import source_report
-from ptq.pipeline.ready import Ready
+from ptq.pipeline.ready import Ready, Wanted
 from ptq.pipeline.smooth import smoothable
 from ptq.report import Outline, OutlinedLayer
 from ptq.scheme import FLOAT_BITS, Scheme
@@ -17,10 +17,13 @@ from ptq.scheme import FLOAT_BITS, Scheme
 _NATIVE = (Execution.QDQ, Execution.DEQUANTIZED)
 
 
-def outline(source: Any, ready: Ready, needing: Mapping[str, Collection[str]], observed: Collection[str]) -> Outline:
-    """An outline; `needing` has the sites that want a statistic, `observed` the tensors whose range is wanted."""
-    layers = tuple(_layers(ready, {} if ready.data is None else needing))
-    ranges = 0 if ready.data is None else len(observed)
+def outline(source: Any, ready: Ready, needed: Wanted | None = None) -> Outline:
+    """An outline; `needed` is what has to be known of the data."""
+    if needed is None or ready.data is None:
+        needed = Wanted([], [], ())
+    sites = {"moment": needed.moments, "mean": needed.means}
+    layers = tuple(_layers(ready, {kind: {site.name for site in each} for kind, each in sites.items()}))
+    ranges = len(needed.ranges)
     counts = {layer.site: math.prod(layer.shape) for layer in layers}
     quantized = [layer for layer in layers if layer.method is not None]
     bits = sum(_expected(ready, site) for site in ready.model.sites if ready.plan.methods[site.name] is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -116,6 +117,24 @@ def observed_of(
     bounded = partly or plan.recipe.max_latency is not None
     found = observable(model.graph.graph, static) if bounded else find_activations(model.graph.graph, static).observed
     return (*found, *simulated)
+
+
+class Wanted(NamedTuple):
+    """What has to be known of the data: moments and means of the inputs of sites, and ranges of tensors."""
+
+    moments: list[Site]
+    means: list[Site]
+    ranges: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        """Whether it is anything."""
+        return any(map(bool, self))
+
+
+def wanted(model: Model, plan: Plan, executions: Mapping[str, Execution], *, partly: bool = False) -> Wanted:
+    """What a plan needs, of whatever layers where some are `partly` to stay float."""
+    means = [site for site in needing(model, plan, "mean") if model.has_own_bias(site)]
+    return Wanted(needing(model, plan, "moment"), means, observed_of(model, plan, executions, partly=partly))
 
 
 def needing(model: Model, plan: Plan, statistic: str) -> list[Site]:

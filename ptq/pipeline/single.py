@@ -15,7 +15,8 @@ from ptq.pipeline.build import build
 from ptq.pipeline.describe import Reference, describe
 from ptq.pipeline.job import Job
 from ptq.pipeline.outline import outline
-from ptq.pipeline.ready import example, get_ready, needing, observed_of
+from ptq.pipeline.predict import predict
+from ptq.pipeline.ready import example, get_ready, wanted
 from ptq.pipeline.result import Result
 from ptq.pipeline.shared import Alone
 from ptq.pipeline.stages import Stages
@@ -46,9 +47,9 @@ def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
 def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
     """What `run` would do, up to where it begins to measure and to round; nothing is written."""
     ready = get_ready(job, recipe, stages)
-    wanted = {kind: {site.name for site in needing(ready.model, ready.plan, kind)} for kind in ("moment", "mean")}
-    wanted["mean"] &= {site.name for site in ready.model.sites if ready.model.has_own_bias(site)}
-    return outline(job.model, ready, wanted, observed_of(ready.model, ready.plan, ready.executions))
+    found = outline(job.model, ready, wanted(ready.model, ready.plan, ready.executions))
+    with stages.stage("predict"):
+        return replace(found, prediction=predict(ready))
 
 
 def exported(job: Job) -> Job:

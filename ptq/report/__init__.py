@@ -6,9 +6,17 @@ from ptq.report.comparing import render_comparison
 from ptq.report.comparison import ComparedFile, Comparison, Portability
 from ptq.report.diagnosis import Blame, Diagnosis, render_diagnosis
 from ptq.report.distribution import ActivationReport, Distribution
-from ptq.report.inspection import FormatSize, InspectedLayer, Inspection, OtherWeights, render_inspection
+from ptq.report.inspection import (
+    FormatSize,
+    InspectedLayer,
+    Inspection,
+    OtherWeights,
+    PredictedRun,
+    render_inspection,
+)
 from ptq.report.model import FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline, OutlinedLayer, render_outline
+from ptq.report.prediction import Prediction
 from ptq.report.sweep import Sweep, SweptPoint, render_sweep
 from ptq.report.terminal import render
 from ptq.report.text import from_json, to_json
@@ -33,6 +41,8 @@ __all__ = [
     "Outline",
     "OutlinedLayer",
     "Portability",
+    "PredictedRun",
+    "Prediction",
     "Report",
     "SourceReport",
     "Sweep",

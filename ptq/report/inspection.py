@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from ptq.report.console import megabytes, print_line, print_whole
 from ptq.report.model import SourceReport
+from ptq.report.prediction import Prediction, duration
 
 SCHEMA = 1
 
@@ -51,10 +53,19 @@ class FormatSize:
 
 
 @dataclass(frozen=True)
+class PredictedRun:
+    """What quantizing with these options is expected to take on this machine, now."""
+
+    options: str
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
 class Inspection:
     """Everything that a model says without data.
 
-    `moment_bytes` is what methods hold in memory that look at how inputs vary together.
+    `moment_bytes` is what methods hold in memory that look at how inputs vary together. `predictions` are for so many
+    calibration samples as `predicted_samples`; without any, `notes` say why.
     """
 
     source: SourceReport
@@ -65,6 +76,10 @@ class Inspection:
     others: tuple[OtherWeights, ...]
     formats: tuple[FormatSize, ...]
     moment_bytes: int
+    versions: Mapping[str, str]
+    predictions: tuple[PredictedRun, ...] = ()
+    predicted_samples: int = 0
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
 
@@ -87,6 +102,10 @@ def render_inspection(found: Inspection, console: Console) -> None:
     if any(layer.execution == "lookup" for layer in found.layers):
         print_line(console, "tables   embedding tables are in int8, as --embeddings says")
     print_line(console, f"memory   {megabytes(found.moment_bytes)} more where a method looks at the data")
+    if found.predictions:
+        print_whole(console, _predictions(found))
+    for note in found.notes:
+        print_line(console, f"note     {note}")
 
 
 def _layers(found: Inspection) -> Table:
@@ -98,6 +117,16 @@ def _layers(found: Inspection) -> Table:
         shape = "x".join(map(str, layer.shape))
         part = f"{100 * layer.weights / whole:.1f} %"
         table.add_row(*map(Text, (layer.site, layer.op, shape, f"{layer.weights:,}", part, layer.execution)))
+    return table
+
+
+def _predictions(found: Inspection) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in (f"quantizing here, {found.predicted_samples} samples", "takes about", "and memory"):
+        table.add_column(title, justify="left" if title.startswith("quantizing") else "right", no_wrap=True)
+    for each in found.predictions:
+        expected = each.prediction
+        table.add_row(Text(each.options), duration(expected.seconds), megabytes(expected.peak_bytes))
     return table
 
 

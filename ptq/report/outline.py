@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ptq.report.console import print_line, print_whole
 from ptq.report.model import SourceReport
+from ptq.report.prediction import Prediction
 
 SCHEMA = 1
 
@@ -58,6 +59,7 @@ class Outline:
     reserved: int
     bits_per_weight: float
     bytes: int
+    prediction: Prediction | None = None
     schema: int = SCHEMA
 
 
@@ -86,6 +88,8 @@ def _totals(outline: Outline) -> Iterator[tuple[str, str]]:
     kinds = Counter(layer.execution for layer in outline.layers)
     yield "computed", ", ".join(f"{count} {how}" for how, count in kinds.most_common())
     least = "" if not any(layer.budgeted for layer in quantized) else ", shared out by what pays"
+    if outline.prediction is not None:
+        yield "takes", outline.prediction.describe()
     yield "weights", f"{outline.bits_per_weight:.2f} bits each, {outline.bytes / 1e6:.2f} MB are expected{least}"
 
 

@@ -3,60 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ptq.report.comparing import outcome, setting, short_names, unportable
 from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.html.charts import Spot, trade_off
-from ptq.report.html.page import Cell, Chart, Table, page
+from ptq.report.html.page import Cell, Chart, Page, Remark, Table
 from ptq.report.sweep import Sweep
 
 Named = Sequence[tuple[str, ComparedFile]]
 
 
-def comparison_page(found: Comparison, command: str | None = None) -> str:
-    """The HTML of a comparison; `command` is the command line that makes it again."""
-    return page("comparison.html", **_content(found), command=command)
-
-
-def sweep_page(found: Sweep, command: str | None = None) -> str:
-    """The HTML of a sweep; `command` is the command line that makes it again."""
-    content = _content(found.comparison)
+def sweep_page(found: Sweep) -> Page:
+    """What a sweep shows."""
+    page = comparison_page(found.comparison)
     knees = [("knee by size", found.knee_by_size), ("knee by latency", found.knee_by_latency)]
-    content["origin"] += [(name, point.command or point.name) for name, point in knees if point is not None]
+    named = [(name, point.command or point.name) for name, point in knees if point is not None]
     rows = [
         [Cell(point.name), Cell(f"refused: {point.refused}" if point.refused else point.command or "made")]
         for point in found.points
     ]
-    content["tables"].append(Table("Command lines", ["point", "made by"], rows, frozenset()))
-    return page("comparison.html", **content, command=command)
+    made_by = Table("Command lines", ["point", "made by"], rows, frozenset())
+    return replace(page, tables=[*page.tables, made_by], origin=[*page.origin, *named])
 
 
-def _content(found: Comparison) -> dict[str, Any]:
-    """What the template of a comparison shows."""
+def comparison_page(found: Comparison) -> Page:
+    """What a comparison shows."""
     names = short_names([file.path for file in found.files])
     named = list(zip(names, found.files, strict=True))
     sound = [(name, file) for name, file in named if not file.failure]
     status, _, text = outcome(found, names).partition(" ")
-    warnings = [
-        {"status": file.verdict, "file": name, "text": said}
+    remarks = [
+        Remark(said, file.verdict, name)
         for name, file in named
         for said in ([file.failure] if file.failure else file.warnings)
     ]
     origin = [("data", found.data), ("machine", found.machine), ("accepted drop", f"{found.max_drop:g}")]
     files = [("float model", found.reference), *named]
     origin += [(name, f"{file.path}, SHA-256 {file.sha256 or 'not read'}") for name, file in files]
-    return {
-        "title": f"{found.reference.path} compared",
-        "heading": f"{found.reference.path} and {len(named)} quantized file{'s' * (len(named) != 1)}",
-        "verdict": {"status": status if found.passed else "WARNING", "text": text.strip()},
-        "warnings": warnings
-        + [{"status": "note", "file": "all", "text": note} for note in (*found.notes, *unportable(found, names))],
-        "charts": _charts(found, sound),
-        "tables": [_files(found.reference, sound), _kernels([("FP32", found.reference), *sound])] if sound else [],
-        "origin": origin,
-        "versions": found.versions,
-    }
+    return Page(
+        title=f"{found.reference.path} compared",
+        heading=f"{found.reference.path} and {len(named)} quantized file{'s' * (len(named) != 1)}",
+        status=status if found.passed else "WARNING",
+        outcome=text.strip(),
+        remarks=[*remarks, *map(Remark, (*found.notes, *unportable(found, names)))],
+        charts=_charts(found, sound),
+        tables=[_files(found.reference, sound), _kernels([("FP32", found.reference), *sound])] if sound else [],
+        origin=origin,
+        versions=found.versions,
+    )
 
 
 def _charts(found: Comparison, sound: Named) -> list[Chart]:

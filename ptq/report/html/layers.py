@@ -50,13 +50,11 @@ def layer_charts(report: Report) -> list[Chart]:
         named = ", ".join(f"{layer.site} {layer.output_sqnr_db:.1f} dB" for layer in worst)
         values = [{"layer": layer.site, "y": layer.output_sqnr_db, "part": ""} for layer in measured]
         found.append(
-            _bars(
-                values, "output SQNR in dB", f"What rounding a layer's weights does to its output; worst are {named}."
-            )
+            bars(values, "output SQNR in dB", f"What rounding a layer's weights does to its output; worst are {named}.")
         )
     if len({layer.bits_per_weight for layer in quantized}) > 1:
         values = [{"layer": layer.site, "y": layer.bits_per_weight, "part": ""} for layer in quantized]
-        found.append(_bars(values, "bits per weight", "Bits of each layer, scales and indices included."))
+        found.append(bars(values, "bits per weight", "Bits of each layer, scales and indices included."))
     if any(len(layer.points) > 1 for layer in quantized):
         values = [
             {"layer": layer.site, "y": count / max(sum(layer.mixes.values()), 1), "part": mix}
@@ -64,17 +62,17 @@ def layer_charts(report: Report) -> list[Chart]:
             for mix, count in layer.mixes.items()
         ]
         caption = "Channels of each layer by the points that they are the sum of: more where their output needs them."
-        found.append(_bars(values, "part of the channels", caption))
+        found.append(bars(values, "part of the channels", caption))
     return found
 
 
-def _bars(values: Sequence[dict[str, Any]], title: str, caption: str) -> Chart:
+def bars(values: Sequence[dict[str, Any]], title: str, caption: str, order: str = "in order") -> Chart:
     """A bar for each layer, stacked where it has parts."""
     names = list(dict.fromkeys(each["layer"] for each in values))
     parts = len({each["part"] for each in values}) > 1
     axis = {"labels": len(names) <= _MOST_NAMES, "ticks": False, "labelAngle": -60, "labelLimit": 110}
     encoding: dict[str, Any] = {
-        "x": {"field": "layer", "type": "nominal", "sort": names, "title": "layers in order", "axis": axis},
+        "x": {"field": "layer", "type": "nominal", "sort": names, "title": f"layers, {order}", "axis": axis},
         "y": {"field": "y", "type": "quantitative", "title": title},
         "tooltip": [
             {"field": "layer"},

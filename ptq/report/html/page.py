@@ -1,4 +1,4 @@
-"""A page: its template filled in, with all styles, scripts and data inside.
+"""A page as data, and its HTML, with all styles, scripts and data inside.
 
 What users named is only ever text: Jinja2 escapes it in HTML, and in scripts no `<` stands as it is.
 """
@@ -51,8 +51,33 @@ class Table:
     numbers: frozenset[str]
 
 
-def page(template: str, **content: Any) -> str:
-    """The HTML of a template in `templates/`."""
+@dataclass(frozen=True)
+class Remark:
+    """Something to know, with a verdict, `note` or nothing, and what it is about, if not all."""
+
+    text: str
+    status: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows, from top to bottom; `summary` has a heading row of two columns, and rows of three cells."""
+
+    title: str
+    heading: str
+    status: str
+    outcome: str
+    versions: Mapping[str, str]
+    remarks: Sequence[Remark] = ()
+    summary: Sequence[tuple[str, str, str]] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    origin: Sequence[tuple[str, str]] = ()
+
+
+def render(page: Page, command: str | None) -> str:
+    """The HTML of a page; `command` is the command line that makes it again."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -62,7 +87,7 @@ def page(template: str, **content: Any) -> str:
     )
     environment.filters["script"] = _in_script
     inline = {name.replace(".", "_"): Markup((_TEMPLATES / name).read_text(encoding="utf-8")) for name in _INLINE}  # noqa: S704
-    return environment.get_template(template).render(vega=_vega(), **inline, **content)
+    return environment.get_template("page.html").render(page=page, command=command, vega=_vega(), **inline)
 
 
 _INLINE: Final = ("style.css", "tables.js", "charts.js")

@@ -12,14 +12,14 @@ from ptq.report.html.distributions import (
     weight_histograms,
 )
 from ptq.report.html.layers import layer_charts, layer_table
-from ptq.report.html.page import Cell, Table, page
+from ptq.report.html.page import Cell, Page, Remark, Table
 from ptq.report.model import Report
 from ptq.report.terminal import outcome, rows
 from ptq.report.trials import Trials, cells
 
 
-def report_page(report: Report, command: str | None = None) -> str:
-    """The HTML of a report; `command` is the command line that makes it again."""
+def report_page(report: Report) -> Page:
+    """What a report shows."""
     source = report.source
     status, text = outcome(report)
     said = {name: value for name, value in report.options.items() if value not in (None, [], False)}
@@ -34,20 +34,17 @@ def report_page(report: Report, command: str | None = None) -> str:
     tables = [layer_table(report), activation_table(shown), _kernels(report)]
     if report.trials is not None:
         tables.insert(0, _trials(report.trials))
-    return page(
-        "report.html",
+    return Page(
         title=f"{source.path or 'a model'}: {report.title}",
         heading=f"{source.path or 'A model'}, {report.title}",
-        verdict={"status": status, "text": text},
-        warnings=report.warnings,
-        notes=report.notes,
-        rows=list(rows(report)),
-        quantized=report.title,
+        status=status,
+        outcome=text,
+        remarks=[*(Remark(each, "WARNING") for each in report.warnings), *map(Remark, report.notes)],
+        summary=[("", "FP32", report.title), *rows(report)],
         charts=[*layer_charts(report), *(chart for chart in drawn if chart is not None)],
         tables=[table for table in tables if table is not None],
         origin=origin,
         versions=report.versions,
-        command=command,
     )
 
 
