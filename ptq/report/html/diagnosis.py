@@ -17,7 +17,7 @@ def diagnosis_page(found: Diagnosis) -> Page:
     """What layers cost, those first that cost most, and under it the comparison of what was tried."""
     tried = sweep_page(found.tried)
     model = found.tried.comparison.reference.path
-    whole = _decibels(found.whole).text or "equal to FP32"
+    whole = "equal to FP32" if found.whole.sqnr_db is None else f"{found.whole.sqnr_db:.1f} dB"
     worst = ", ".join(layer.site for layer in found.layers[:3])
     return replace(
         tried,

@@ -37,7 +37,7 @@ def inspection_page(found: Inspection) -> Page:
         versions=found.versions,
         remarks=remarks,
         charts=[_sizes(found, sizes), *_weights(found)],
-        tables=[_layers(found), _formats(found), *_predictions(found)],
+        tables=[_formats(found), *_predictions(found), _layers(found)],
         origin=[
             ("float model", f"{source.path or 'in memory'}: {source.kind}, SHA-256 {source.sha256 or 'not known'}"),
             ("inputs", ", ".join(found.inputs)),
