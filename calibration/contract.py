@@ -35,12 +35,16 @@ def bound(raw: Mapping[str, _Any] | tuple[_Any, ...], inputs: Sequence[InputSpec
     if ONLY in found and len(names) == 1:
         found[names[0]] = found.pop(ONLY)
     shown = ", ".join(repr(name) for name in found if name != LABELS) or "none"
-    for name in names:
-        if name not in found:
-            wanted = ", ".join(map(str, inputs))
-            raise DataError(
-                f"{title}: the model's inputs are {wanted}, the data have {shown}; rename {shown} to {name!r}"
-            )
+    missing = [name for name in names if name not in found]
+    if missing:
+        wanted, spare = ", ".join(map(str, inputs)), [name for name in found if name not in (*names, LABELS)]
+        if len(missing) == len(spare) == 1:
+            fix = f"rename {spare[0]!r} to {missing[0]!r}, if it is that"
+        elif len(missing) == len(names):
+            fix = "are these data for another model?"
+        else:
+            fix = f"add {', '.join(map(repr, missing))}"
+        raise DataError(f"{title}: the model's inputs are {wanted}, the data have {shown}; {fix}")
     for name in found:
         if name not in names and name != LABELS:
             raise DataError(
@@ -115,7 +119,8 @@ def _check_header(header: Header, spec: InputSpec, sizes: dict[str, int], title:
             if isinstance(wanted, str) and sizes.setdefault(wanted, size) != size:
                 raise DataError(f"{wrong}, but {wanted} is {sizes[wanted]} elsewhere; make them equal")
     if header.dtype.name != spec.dtype and (header.dtype.name, spec.dtype) not in _SAFE:
-        raise DataError(f"{wrong}; convert it with astype({spec.dtype!r}) as the model was trained")
+        scaled = ", and scale it" if spec.dtype.startswith("float") and header.dtype.kind in "iub" else ""
+        raise DataError(f"{wrong}; convert it with astype({spec.dtype!r}){scaled} as the model was trained")
 
 
 def _advice(spec: InputSpec, header: Header) -> str:

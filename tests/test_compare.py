@@ -109,7 +109,7 @@ def test_one_that_is_broken_does_not_stop_the_others(files: Files, ptq: Command)
     run = ptq("compare", files.model, files.path / "broken.onnx", files.ours, "--eval", files.data)
     assert run.code == 1
     assert "FAIL     broken.onnx: ONNX Runtime" in run.out
-    assert run.out.splitlines()[-1] == "PASS     1 of 2: smallest ours.onnx, fastest ours.onnx"
+    assert run.out.splitlines()[-1] == "PASS     1 of 2, of these smallest ours.onnx, fastest ours.onnx"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_the_float_model_itself_is_not_smaller(folder: Folder, ptq: Command) -> 
     assert run.code == 3
     assert "equal" in run.out
     assert "WARNING  net.onnx: the file is not smaller" in run.out
-    assert run.out.splitlines()[-1].startswith("PASS     none of 1")
+    assert run.out.splitlines()[-1].startswith("WARNING  none of 1 passes")
 
 
 def test_files_of_one_name_are_told_apart(folder: Folder, ptq: Command) -> None:

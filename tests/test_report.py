@@ -25,6 +25,7 @@ GOOD = Report(
     options={"bits": 5.0},
     versions={"onnxruntime": "1.32.0"},
     data="8 samples",
+    evaluation="100 samples",
     layers=(LAYER,),
     bits_per_weight=5.0,
     accuracy=Accuracy(100, 100, 0.97, 20.0, 0.99, 0, scores=(Score("top-1", 0.9, 0.89),)),

@@ -14,8 +14,8 @@ from ptq.model.graph import Model
 from ptq.model.save import serialized
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.clock import Clock
-from ptq.pipeline.describe import Made
 from ptq.pipeline.job import Job
+from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, manifest
 from ptq.pipeline.ready import Ready, wanted
 from ptq.pipeline.shared import Alone

@@ -85,12 +85,13 @@ def compare(about: Compared, stages: Stages) -> Comparison:
         paths = list(dict.fromkeys([reference, *accuracies]))
         with stages.stage("audit", len(paths)) as advance:
             files = {path: _costs(path, reference, data, advance) for path in paths}
+        notes = _check_order(reference, list(accuracies), files)
         float_session = Session(reference)
         with stages.stage("port", len(accuracies)) as advance:
             for path in accuracies:
                 files[path] = replace(files[path], portability=portability(float_session, path, data))
                 advance()
-        times, notes = _timed(about, paths, data, stages)
+        times, untimed = _timed(about, paths, data, stages)
         files = {path: replace(file, timings=times[path]) for path, file in files.items()}
     of_float = files[reference]
     compared = {path: ComparedFile(str(path), failure=why) for path, why in failures.items()}
@@ -105,7 +106,7 @@ def compare(about: Compared, stages: Stages) -> Comparison:
         about.max_drop,
         versions(),
         machine(),
-        tuple(notes),
+        (*notes, *untimed),
     )
 
 
@@ -200,6 +201,24 @@ def _costs(path: Path, reference: Path, data: Dataset, advance: Any) -> Compared
     )
     advance()
     return found
+
+
+def _check_order(reference: Path, paths: Sequence[Path], files: Mapping[Path, ComparedFile]) -> list[str]:
+    """A note where the model is quantized itself.
+
+    Raises:
+        ModelError: it is, and the files are not.
+
+    """
+    layers = files[reference].integer
+    if not layers:
+        return []
+    if paths and not any(files[path].integer for path in paths):
+        raise ModelError(
+            f"the first file computes {layers} layers in int8, {paths[0]} none; are they swapped? give the float model "
+            f"first"
+        )
+    return [f"the model computes {layers} layers in int8 itself; figures are in relation to that, not to a float model"]
 
 
 def _timed(

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,54 +12,22 @@ import torch
 from calibration.dataset import Dataset
 from ptq.audit import Audit, audit
 from ptq.evaluate import Accuracy, evaluate
-from ptq.lowering import TARGETS, Checks, Execution, Target, stored_bytes, stored_weight
+from ptq.lowering import Checks, Execution, stored_bytes, stored_weight
 from ptq.model.graph import Model
 from ptq.model.session import Session
 from ptq.model.sites import Site
 from ptq.pipeline.distributions import activations, points_by_part, weight_distribution
+from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import digest, versions
+from ptq.pipeline.notes import data_warnings, notes_of
+from ptq.pipeline.portability import portability
 from ptq.pipeline.stages import Stages
-from ptq.pipeline.weights import SiteWeights
 from ptq.qtensor import QTensor
-from ptq.recipe import Plan
-from ptq.report import FileReport, LayerReport, Report, SourceReport, warnings_of
+from ptq.report import FileReport, LayerReport, Portability, Report, SourceReport, warnings_of
 
 EVALUATION_BATCH = 8
 _SAMPLES_WITHOUT_EVAL = 32
-_MUCH = 0.01
-"""The part of all weights from which those are named that no layer of the report has."""
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """All that a run made, for the report to describe."""
-
-    source: Any
-    model: Model
-    plan: Plan
-    executions: Mapping[str, Execution]
-    weights: Mapping[str, SiteWeights]
-    lowered: Model
-    data: Dataset | None
-    evaluation: Dataset | None
-    rounded: int
-    """How many layers round their inputs in the model as it came."""
-    kept: int
-    """How many activations have the grid of that rounding."""
-    steps: tuple[str, ...] = ()
-    """What the steps before and after the method did."""
-    metrics: tuple[str, ...] = ()
-    """The scores that were asked for."""
-
-    @property
-    def target(self) -> Target:
-        """What the file is for."""
-        return TARGETS[self.plan.recipe.target]
-
-    @property
-    def elsewhere(self) -> str | None:
-        """The same where it is not measured here."""
-        return self.target.name if self.target.checks is Checks.AS_WRITTEN else None
+_PORTING_SECONDS = 1.0
 
 
 class Reference(NamedTuple):
@@ -82,6 +47,7 @@ def describe(
     with stages.stage("audit"):
         found = audit(reference.unrounded, written, feeds, made.target.checks)
         fmt = made.plan.activations
+        elsewhere = _portability(made, seen, reference.given, written)
         shown = () if held is None else activations(made.model, made.lowered, made.executions, fmt, held)
     accuracy = None if seen is None else _accuracy(made, seen, reference.given, written, stages)
     layers = tuple(_layer(made, site, found) for site in made.model.sites)
@@ -95,17 +61,27 @@ def describe(
         options=made.plan.recipe.as_options(),
         versions=versions(),
         data=None if made.data is None else made.data.describe(),
+        evaluation=None if made.evaluation is None else made.evaluation.describe(),
         layers=layers,
         bits_per_weight=8 * sum(layer.bytes for layer in quantized) / max(weights, 1),
         accuracy=accuracy,
         file=_file(found),
         stages=dict(stages.seconds),
-        notes=(*made.steps, *_notes(made), *_float_notes(made.model), *_accuracy_notes(made, seen, accuracy)),
+        notes=notes_of(made, accuracy),
         warnings=(),
         elsewhere=made.elsewhere,
         activations=shown,
+        portability=elsewhere,
     )
-    return dataclasses.replace(report, warnings=warnings_of(report, max_drop))
+    return dataclasses.replace(report, warnings=(*warnings_of(report, max_drop), *data_warnings(made)))
+
+
+def _portability(made: Made, seen: Dataset | None, reference: Path, written: Path) -> Portability | None:
+    """What it answers without VNNI; nothing of weights that were made small for that, and of other targets."""
+    in_int8 = {Execution.STATIC, Execution.DYNAMIC}.intersection(made.executions.values())
+    if seen is None or not in_int8 or made.plan.recipe.portable or made.target.checks is not Checks.OPTIMIZED:
+        return None
+    return portability(Session(reference), written, seen, _PORTING_SECONDS)
 
 
 def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages: Stages) -> Accuracy:
@@ -171,8 +147,9 @@ def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
 
 
 def layer_format(weight: QTensor) -> str:
-    """What a weight is stored in, in a few words: of several formats the widest."""
-    return max(weight.terms, key=lambda term: term.format.bits).describe()
+    """What a weight is stored in, in a few words: of several formats that which most rows begin with."""
+    opening = [term for term, opens in zip(weight.terms, weight.opening, strict=True) if opens]
+    return max(opening or weight.terms, key=lambda term: len(term.values)).describe()
 
 
 def _file(found: Audit) -> FileReport:
@@ -189,65 +166,6 @@ def _file(found: Audit) -> FileReport:
         latency_ratio=None if speed is None else speed.ratio,
         parity_db=found.parity_db,
     )
-
-
-def _notes(made: Made) -> tuple[str, ...]:
-    notes = []
-    executions = set(made.executions.values())
-    if made.elsewhere is not None:
-        notes.append(
-            f"latency, memory and kernels were not measured: the file is for {made.elsewhere}, this machine ran it "
-            f"unoptimized on a CPU"
-        )
-        floats = Counter(made.plan.reasons.values())
-        notes += [f"{count} layer{'s' * (count > 1)} in float: {reason}" for reason, count in floats.items()]
-    if made.data is None:
-        notes.append("no calibration data: only the weights are quantized; give --data")
-        if made.plan.measures:
-            notes.append("no calibration data: bits went by the errors of weights, not by those of outputs")
-    if Execution.WEIGHTS in executions:
-        notes.append("some weights are only stored in few bits: they are float32 after loading, and so is their speed")
-    if Execution.BLOCKS in executions:
-        notes.append("MatMulNBits rounds its inputs to int8, in blocks and at every call, whatever --activations says")
-    if Execution.SIMULATED in executions:
-        fmt = made.plan.activations
-        notes.append(f"--activations {fmt} is simulated: right numbers, computed in float and slower than FP32")
-    if made.evaluation is None and made.data is not None:
-        notes.append("no --eval: agreement and SQNR are those on the calibration data")
-    if made.evaluation is None and made.data is None:
-        notes.append("no data to run on: accuracy, latency and memory were not measured")
-    if made.rounded:
-        notes.append(
-            f"the model rounds the inputs of {made.rounded} layers, as in training: FP32's accuracy is with that, its "
-            f"latency without; {made.kept} activations keep the trained grid, others have one of the data or the call"
-        )
-    return tuple(notes)
-
-
-def _float_notes(model: Model) -> Iterator[str]:
-    """What has weights and is no layer of the report."""
-    others = [(name, size, op) for name, size, op in model.other_weights if size > 1]
-    layers = sum(math.prod(site.shape) for site in model.sites)
-    count = sum(size for _, size, _ in others)
-    if count > _MUCH * (layers + count):
-        largest = ", ".join(f"{name!r} of {op}" for name, _, op in sorted(others, key=lambda each: -each[1])[:3])
-        yield (
-            f"{count:,} of {layers + count:,} weights stay float, in no layer of a kind that is quantized: {largest}"
-            f"{', …' if len(others) > 3 else ''}"
-        )
-
-
-def _accuracy_notes(made: Made, seen: Dataset | None, accuracy: Accuracy | None) -> Iterator[str]:
-    if accuracy is None or seen is None:
-        return
-    outputs = made.model.outputs
-    if len(outputs) > 1:
-        yield f"accuracy is that of the first of {len(outputs)} outputs, {outputs[0]!r}"
-    labels = seen.labels
-    if accuracy.labelled == 0 and labels is not None:
-        why = "they are one a sample, and the first output is not classes of samples"
-        by_position = accuracy.positions not in (None, accuracy.samples)
-        yield f"the labels are not used: {why if by_position and len(labels.shape) == 1 else 'none is a class'}"
 
 
 def _decibel(power: float, noise: float) -> float | None:

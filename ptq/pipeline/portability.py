@@ -15,12 +15,11 @@ from ptq.evaluate import evaluate_all
 from ptq.model.session import Session
 from ptq.report import Portability
 
-_MOST_SECONDS: Final = 5.0
 _MOST_SAMPLES: Final = 64
 
 
-def portability(reference: Session, path: Path, data: Dataset) -> Portability | None:
-    """Run a file as it would run without VNNI, and as it runs here.
+def portability(reference: Session, path: Path, data: Dataset, most_seconds: float = 5.0) -> Portability | None:
+    """Run a file as it would run without VNNI, and as it runs here; of the first sample all, whatever it takes.
 
     None where it has no product that differs, or is none that can be run in pieces.
 
@@ -35,19 +34,19 @@ def portability(reference: Session, path: Path, data: Dataset) -> Portability | 
     if not simulated.products:
         return None
     here = Session(path)
-    there, found = evaluate_all(reference, [simulated, here], _in_time(data, here.batch))
+    there, found = evaluate_all(reference, [simulated, here], _in_time(data, here.batch, most_seconds))
     stopped = simulated.stopped / max(simulated.pairs, 1)
     return Portability(
         there.samples, there.sqnr_db, found.sqnr_db, there.agreement, found.agreement, there.nonfinite, stopped
     )
 
 
-def _in_time(data: Dataset, size: int | None) -> Iterator[Batch]:
+def _in_time(data: Dataset, size: int | None, most_seconds: float) -> Iterator[Batch]:
     """Batches for as long as there is time; one in any case."""
     start = time.perf_counter()
     for batch in data.take(_MOST_SAMPLES).batches(size or 1):
         if size is not None and batch.size < size:
             return
         yield batch
-        if time.perf_counter() - start > _MOST_SECONDS:
+        if time.perf_counter() - start > most_seconds:
             return

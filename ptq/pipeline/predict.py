@@ -49,6 +49,8 @@ class _Passes:
     plain: float = 0.0
     calibrating: float = 0.0
     opening: float = 0.0
+    bytes: int = 0
+    """What a session with its weights and one sample adds to the memory of the process."""
 
 
 def predict(ready: Ready) -> Prediction:
@@ -72,8 +74,8 @@ def predict(ready: Ready) -> Prediction:
         seen = _count(ready.evaluation) if ready.evaluation is not None else min(count, 32)
         stages["evaluate"] = seen * (1 + _QUANTIZED) * passes.plain
     moments = needed_bytes({site.name: keys(site) for site in needed.moments}, apart=ready.reserved > 0)
-    activations = max(resident_bytes() - before, 0) * BATCH if ready.data is not None else 0
     weights = len(serialized(ready.model))
+    activations = BATCH * max(passes.bytes - weights, 0)
     left_out = tuple(name for name, _ in ready.plan.steps)
     if ready.plan.recipe.max_latency is not None:
         left_out = (*left_out, "--max-latency")
@@ -97,19 +99,21 @@ def _passes(ready: Ready, needed: Wanted) -> tuple[_Passes, Statistics]:
             yield batch
         marks.append(time.perf_counter())
 
-    found = calibrate(
-        ready.model, needed.moments, needed.ranges, ready.plan.recipe.range, marked(), averaged=needed.means
-    )
     first = next(data.batches(1))
-    again = time.perf_counter()
+    before, start = resident_bytes(), time.perf_counter()
     session = ready.model.session()
     session.run(first.feeds)
     opened = time.perf_counter()
     session.run(first.feeds)
     plain = time.perf_counter() - opened
+    added = max(resident_bytes() - before, 0)
+    del session
+    found = calibrate(
+        ready.model, needed.moments, needed.ranges, ready.plan.recipe.range, marked(), averaged=needed.means
+    )
     each = marks[-1] - marks[-2]
     size = max(first.size, 1)
-    return _Passes(plain / size, each / size, opened - again - plain), found
+    return _Passes(plain / size, each / size, opened - start - plain, added), found
 
 
 def _rounding(ready: Ready, statistics: Statistics | None) -> float:

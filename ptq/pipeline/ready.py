@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from calibration.dataset import Dataset, fit
 from calibration.sources import Source, open_data
+from ptq.errors import ModelError
 from ptq.evaluate import check_labels
 from ptq.lowering import Execution, execution, find_activations, observable
 from ptq.methods.mixed import OMPQ
@@ -25,6 +27,9 @@ from ptq.pipeline.steps import check_steps
 from ptq.pipeline.weights import check_finite
 from ptq.recipe import Plan, Recipe
 from ptq.sensitivity import samples_needed, token_positions
+
+_QUANTIZED: Final = ("DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul", "MatMulNBits")
+"""Operators of quantized models."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +62,7 @@ def get_ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
             check_not_input(job.output, raw.data_files)
         taken = trained(raw.graph)
         model = Model.of(taken.bridged)
+    _check_float(model)
     data = None if source is None else fit(source, model.inputs)
     evaluation = None if unseen is None else _evaluation(unseen, model)
     plan = recipe.plan(model.sites, has_data=data is not None)
@@ -68,6 +74,19 @@ def get_ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
     if data is not None:
         check_moments(needing(model, plan, "moment"), apart=reserved > 0)
     return Ready(raw, taken, model, plan, executions, data, evaluation, reserved)
+
+
+def _check_float(model: Model) -> None:
+    """Refuse a model without a layer to quantize, as it is quantized already.
+
+    Raises:
+        ModelError: that is so.
+
+    """
+    counts = Counter(node.op_type for node in model.graph.graph)
+    done = [f"{counts[op]} {op}" for op in _QUANTIZED if counts[op]]
+    if not model.sites and done:
+        raise ModelError(f"the model is quantized already, it has {', '.join(done)}; give the float model")
 
 
 def _evaluation(source: Source, model: Model) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptq.report.comparing import render_comparison
-from ptq.report.comparison import ComparedFile, Comparison, Portability
+from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.diagnosis import Blame, Diagnosis, render_diagnosis
 from ptq.report.distribution import ActivationReport, Distribution
 from ptq.report.inspection import (
@@ -16,6 +16,7 @@ from ptq.report.inspection import (
 )
 from ptq.report.model import FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline, OutlinedLayer, render_outline
+from ptq.report.portability import Portability
 from ptq.report.prediction import Prediction
 from ptq.report.sweep import Sweep, SweptPoint, render_sweep
 from ptq.report.terminal import render

@@ -15,7 +15,6 @@ from ptq.audit import Timing
 from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.console import megabytes, print_line, print_whole
 
-_TOLD_DB = 0.5
 _STYLES = {"PASS": "green", "WARNING": "yellow", "FAIL": "red"}
 
 
@@ -115,21 +114,11 @@ def _table(first: str, *columns: str) -> Table:
 
 
 def unportable(found: Comparison, names: Sequence[str]) -> Iterator[str]:
-    """Which files answer otherwise on processors without VNNI, with the numbers and the way out."""
+    """Which files answer otherwise on processors without VNNI, where that is no warning."""
     for name, file in zip(names, found.files, strict=True):
-        port = file.portability
-        if port is not None and port.lost_db >= _TOLD_DB:
-            there, here = (_decibels(value, equal=True) for value in (port.sqnr_db, port.here_db))
-            agreed = (
-                ""
-                if port.agreement is None or port.here_agreement is None
-                else f", agreement {100 * port.agreement:.1f} % for {100 * port.here_agreement:.1f} %"
-            )
-            yield (
-                f"{name}: on processors without VNNI the output has {there} for {here}{agreed} (simulated on "
-                f"{port.samples} samples), as {100 * port.stopped:.2g} % of int8 sums stop at 16 bits; quantize with "
-                f"--portable"
-            )
+        told = None if file.portability is None else file.portability.told
+        if told is not None and told not in file.warnings:
+            yield f"{name}: {told}"
 
 
 def outcome(found: Comparison, names: Sequence[str]) -> str:
@@ -137,11 +126,12 @@ def outcome(found: Comparison, names: Sequence[str]) -> str:
     named = dict(zip((file.path for file in found.files), names, strict=True))
     passed = found.passed
     if not passed or found.smallest is None:
-        return f"PASS     none of {len(found.files)}: keep FP32, or see the warnings"
+        return f"WARNING  none of {len(found.files)} passes: keep FP32, or see the warnings"
     best = [f"smallest {named[found.smallest.path]}"]
     if found.fastest is not None:
         best.append(f"fastest {named[found.fastest.path]}")
-    return f"PASS     {len(passed)} of {len(found.files)}: {', '.join(best)}"
+    of = "all" if len(passed) == len(found.files) else f"{len(passed)} of"
+    return f"PASS     {of} {len(found.files)}, of these {', '.join(best)}"
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

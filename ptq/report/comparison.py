@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ptq.audit import Timing
 from ptq.evaluate import Accuracy, Sense
+from ptq.report.pareto import LEAST_FRONT, knee
+from ptq.report.portability import Portability
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Portability:
-    """The first output on processors without VNNI, simulated on so many samples, and here on the same ones.
-
-    `stopped` is the part of the sums of two int8 products that end at the limits of 16 bits there.
-    """
-
-    samples: int
-    sqnr_db: float | None
-    here_db: float | None
-    agreement: float | None
-    here_agreement: float | None
-    nonfinite: int
-    stopped: float
-
-    @property
-    def lost_db(self) -> float:
-        """By how much the signal-to-noise ratio is lower than here."""
-        if self.here_db is None or self.sqnr_db is None:
-            return 0.0 if self.sqnr_db == self.here_db else math.inf
-        return max(self.here_db - self.sqnr_db, 0.0)
 
 
 @dataclass(frozen=True)
@@ -124,6 +102,27 @@ class Comparison:
         return Gain(
             "SQNR in dB", {each.path: each.accuracy.sqnr_db for each in self.files if each.accuracy is not None}
         )
+
+    @property
+    def knee_by_size(self) -> ComparedFile | None:
+        """From where on more bytes bring less closeness; None where the front has no bend."""
+        return self._knee(lambda file: float(file.bytes))
+
+    @property
+    def knee_by_latency(self) -> ComparedFile | None:
+        """From where on more time brings less, by the first timing."""
+        return self._knee(lambda file: file.timings[0].ratio if file.timings else None)
+
+    def _knee(self, cost: Callable[[ComparedFile], float | None]) -> ComparedFile | None:
+        """Among those that pass, or among all where few do. By closeness: scores of few samples are stairs."""
+        passed = self.passed
+        placed = [
+            (file, (at, value))
+            for file in (passed if len(passed) >= LEAST_FRONT else self.files)
+            if (at := cost(file)) is not None and (value := self.closeness.of.get(file.path)) is not None
+        ]
+        index = knee([place for _, place in placed])
+        return None if index is None else placed[index][0]
 
     @property
     def passed(self) -> tuple[ComparedFile, ...]:

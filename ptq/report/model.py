@@ -9,6 +9,7 @@ from typing import Any
 
 from ptq.evaluate import Accuracy
 from ptq.report.distribution import ActivationReport, Distribution
+from ptq.report.portability import Portability
 from ptq.report.trials import Trials
 
 SCHEMA = 3
@@ -89,6 +90,7 @@ class Report:
     options: Mapping[str, Any]
     versions: Mapping[str, str]
     data: str | None
+    evaluation: str | None
     layers: tuple[LayerReport, ...]
     bits_per_weight: float
     accuracy: Accuracy | None
@@ -101,6 +103,8 @@ class Report:
     """What was done, in a few words."""
     activations: tuple[ActivationReport, ...] = ()
     """What quantized layers compute with, in the order in which it is made; empty without data."""
+    portability: Portability | None = None
+    """None where no product is computed in int8, or there was nothing to run on."""
     trials: Trials | None = None
     """Where the recipe was chosen among several: what they came to."""
     schema: int = SCHEMA

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LEAST_FRONT = 3
+"""Points of a front that may have a knee."""
+
 Point = tuple[float, float]
 """A cost, less is better, and a gain, more is better."""
 
@@ -26,7 +29,7 @@ def knee(points: Sequence[Point]) -> int | None:
     From there on, what is paid buys less. None where a front has no points between its ends.
     """
     ends = front(points)
-    if len(ends) < 3:
+    if len(ends) < LEAST_FRONT:
         return None
     (low_cost, low), (high_cost, high) = points[ends[0]], points[ends[-1]]
 

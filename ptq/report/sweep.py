@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from rich.console import Console
 from ptq.report.comparing import render_comparison
 from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.console import print_line
-from ptq.report.pareto import knee
 
 SCHEMA = 1
 
@@ -41,26 +39,16 @@ class Sweep:
 
     @property
     def knee_by_size(self) -> SweptPoint | None:
-        """From where on more bytes buy less; None where the front has no bend."""
-        return self._knee(lambda file: float(file.bytes))
+        """The point of the file from where on more bytes bring less; None where the front has no bend."""
+        return self._point(self.comparison.knee_by_size)
 
     @property
     def knee_by_latency(self) -> SweptPoint | None:
-        """From where on more time buys less, by the first timing."""
-        return self._knee(lambda file: file.timings[0].ratio if file.timings else None)
+        """That from where on more time brings less, by the first timing."""
+        return self._point(self.comparison.knee_by_latency)
 
-    def _knee(self, cost: Callable[[ComparedFile], float | None]) -> SweptPoint | None:
-        gain = self.comparison.gain
-        if gain is None:
-            return None
-        sign = 1 if gain.rising else -1
-        placed = [
-            (file, (at, sign * value))
-            for file in self.comparison.files
-            if (at := cost(file)) is not None and (value := gain.of.get(file.path)) is not None
-        ]
-        index = knee([place for _, place in placed])
-        return None if index is None else self.of(placed[index][0])
+    def _point(self, file: ComparedFile | None) -> SweptPoint | None:
+        return None if file is None else self.of(file)
 
     def of(self, file: ComparedFile) -> SweptPoint:
         """The point that a file is from."""
@@ -75,9 +63,14 @@ def render_sweep(found: Sweep, console: Console) -> None:
     print_line(console, f"sweep    {len(made)} files made in {seconds:.1f} s, {kept} were there already")
     _refused(found, console)
     render_comparison(found.comparison, console)
-    for by, bend in (("size", found.knee_by_size), ("latency", found.knee_by_latency)):
-        if bend is not None:
-            print_line(console, f"knee     by {by}: {bend.name}{f': {bend.command}' if bend.command else ''}")
+    knees = {"size": found.comparison.knee_by_size, "latency": found.comparison.knee_by_latency}
+    for by, file in knees.items():
+        if file is None:
+            print_line(console, f"knee     none by {by}: no file lies above the line between the ends of the front")
+            continue
+        point = found.of(file)
+        warned = "" if file.verdict == "PASS" else f" ({file.verdict})"
+        print_line(console, f"knee     by {by}: {point.name}{warned}{f': {point.command}' if point.command else ''}")
 
 
 def render_tried(found: Sweep, console: Console) -> None:

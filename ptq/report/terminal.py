@@ -23,6 +23,8 @@ def render(report: Report, console: Console, *, layers: bool = False) -> None:
     print_line(console, f"model    {source.path or 'in memory'}: {source.kind}, {size}")
     if report.data is not None:
         print_line(console, f"data     {report.data}")
+    if report.evaluation is not None:
+        print_line(console, f"eval     {report.evaluation}")
     print_line(console, "stages   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items()))
     console.print()
     if report.trials is not None:
@@ -37,6 +39,9 @@ def render(report: Report, console: Console, *, layers: bool = False) -> None:
     console.print(table)
     for note in report.notes:
         print_line(console, f"note     {note}")
+    told = None if report.portability is None else report.portability.told
+    if told is not None and told not in report.warnings:
+        print_line(console, f"note     {told}")
     for warning in report.warnings:
         print_line(console, f"WARNING  {warning}", "yellow")
     _, text = outcome(report)
@@ -67,12 +72,16 @@ def _accuracy(report: Report) -> Iterator[Row]:
     few = f"   ({found.labelled} labelled {of}: one is {100 / max(found.labelled, 1):.2g} points)"
     for score in found.scores:
         yield score.name, score.text(score.reference), score.text(score.value) + few * (score.name == "top-1")
-    if found.agreement is not None:
-        yield "agreement", "", f"{100 * found.agreement:.1f} % of {found.positions or found.samples} {of}"
+    cosine = [] if found.cosine is None else [("output cosine", "", f"{found.cosine:.4f}")]
+    if not found.labelled:  # it is what decides
+        yield from cosine
     if found.sqnr_db is not None:
         yield "output SQNR", "", f"{found.sqnr_db:.1f} dB"
-    if found.cosine is not None:
-        yield "output cosine", "", f"{found.cosine:.4f}"
+    if found.agreement is not None:
+        same = "" if found.labelled else " have the same largest number"
+        yield "agreement", "", f"{100 * found.agreement:.1f} % of {found.positions or found.samples} {of}{same}"
+    if found.labelled:
+        yield from cosine
 
 
 def _file(report: Report) -> Iterator[Row]:
@@ -90,7 +99,7 @@ def _file(report: Report) -> Iterator[Row]:
 
 def _layers(report: Report) -> Iterator[Row]:
     histogram = ", ".join(f"{count:,} {mix}" for mix, count in report.mixes.items())
-    points = f"   channels by points: {histogram}" if histogram else ""
+    points = f"   channels by points: {histogram}" if len(report.mixes) > 1 else ""
     yield "weights", "32 bits", f"{report.bits_per_weight:.2f} bits each{points}"
     if report.elsewhere is None:
         integer = sum(layer.integer for layer in report.layers)

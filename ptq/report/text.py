@@ -15,6 +15,7 @@ from ptq.report.distribution import ActivationReport, Distribution
 from ptq.report.inspection import Inspection
 from ptq.report.model import SCHEMA, FileReport, LayerReport, Report, SourceReport
 from ptq.report.outline import Outline
+from ptq.report.portability import Portability
 from ptq.report.sweep import Sweep
 from ptq.report.trials import Trial, Trials
 
@@ -31,6 +32,9 @@ def to_json(report: Report | Outline | Trials | Comparison | Sweep | Inspection 
             content[name] = None if point is None else point.name
     if isinstance(report, Comparison):
         _add_verdicts(report, content)
+        for name in ("knee_by_size", "knee_by_latency"):
+            file = getattr(report, name)
+            content[name] = None if file is None else file.path
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -62,6 +66,7 @@ def from_json(text: str) -> Report:
             "activations": activations,
             "accuracy": None if accuracy is None else _accuracy(accuracy),
             "file": FileReport(**content["file"]),
+            "portability": _portability(content["portability"]),
             "trials": _trials(content.get("trials")),
             "notes": tuple(content["notes"]),
             "warnings": tuple(content["warnings"]),
@@ -87,6 +92,10 @@ def _add_verdicts(found: Comparison, content: dict[str, Any]) -> None:
 
 def _accuracy(content: dict[str, Any]) -> Accuracy:
     return Accuracy(**{**content, "scores": tuple(Score(**score) for score in content["scores"])})
+
+
+def _portability(content: dict[str, Any] | None) -> Portability | None:
+    return None if content is None else Portability(**content)
 
 
 def _trials(content: dict[str, Any] | None) -> Trials | None:

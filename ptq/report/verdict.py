@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from ptq.evaluate import Accuracy, Sense
 from ptq.report.comparison import ComparedFile
 from ptq.report.model import LayerReport, Report
+from ptq.report.portability import Portability
 
 LEAST_PARITY_DB = 15.0
 """Optimized against unoptimized output; rounding flips alone bring deep networks near 25 dB."""
@@ -42,6 +43,7 @@ def _warnings(report: Report, max_drop: float) -> Iterator[str]:
         yield f"ONNX Runtime quantizes what was to stay float: {_named(seized)}; keep its neighbours float too"
     yield from _of_file(report, integer=bool(meant))
     yield from _of_accuracy(report, max_drop)
+    yield from _of_others(report.portability, report.accuracy, max_drop)
 
 
 def _of_file(report: Report, *, integer: bool) -> Iterator[str]:
@@ -73,7 +75,14 @@ def comparison_warnings(file: ComparedFile, reference: ComparedFile, max_drop: f
         found.append(_not_smaller(file.bytes, reference.bytes))
     if file.accuracy is not None:
         found += accuracy_warnings(file.accuracy, max_drop)
-    return tuple(found)
+    return (*found, *_of_others(file.portability, file.accuracy, max_drop))
+
+
+def _of_others(port: Portability | None, accuracy: Accuracy | None, max_drop: float) -> Iterator[str]:
+    """That of other processors, where more is lost there than is accepted."""
+    classes = accuracy is not None and bool(accuracy.labelled)
+    if port is not None and port.told is not None and port.exceeds(max_drop, classes=classes):
+        yield port.told
 
 
 def _slower(ratio: float, floats: int, layers: int, advice: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ptq.report.comparison import Gain
 from ptq.report.html.page import Chart, Spec
-from ptq.report.pareto import front, knee
+from ptq.report.pareto import front
 
 VERDICTS: Final = ("FP32", "PASS", "WARNING")
 _COLORS: Final = ("#8b5cf6", "#16a34a", "#d97706")
@@ -62,13 +62,13 @@ class Spot:
     told: str
 
 
-def trade_off(spots: Sequence[Spot], x: str, gain: Gain) -> Chart:
-    """A gain against a cost, with the Pareto front."""
+def trade_off(spots: Sequence[Spot], x: str, gain: Gain, ring: str | None) -> Chart:
+    """A gain against a cost, with the Pareto front, and a ring around the knee, which is the spot of that name."""
     y, rising = gain.title, gain.rising
     points = [(spot.x, spot.y if rising else -spot.y) for spot in spots]
     best = front(points)
-    bend = knee(points)
-    labelled = best if len(best) <= _MOST_LABELS else [best[0], bend, best[-1]]
+    bend = next((index for index, spot in enumerate(spots) if spot.name == ring), None)
+    labelled = [*(best if len(best) <= _MOST_LABELS else (best[0], best[-1])), bend]
     values = [
         {**asdict(spot), "front": index in best, "label": spot.name if index in labelled else "", "knee": index == bend}
         for index, spot in enumerate(spots)
@@ -97,7 +97,7 @@ def trade_off(spots: Sequence[Spot], x: str, gain: Gain) -> Chart:
             },
         },
         {
-            "transform": on_front,
+            "transform": [{"filter": "datum.label"}],
             "mark": {"type": "text", "align": "center", "dy": -12, "color": _INK, "fontSize": 11, "limit": 180},
             "encoding": {"x": across, "y": up, "text": {"field": "label"}},
         },
@@ -123,7 +123,11 @@ def trade_off(spots: Sequence[Spot], x: str, gain: Gain) -> Chart:
         f"{y} against {x}: {better}. Files on the dashed line lose to no other in both: "
         f"{', '.join(spots[index].name for index in best)}."
         + ("" if gain.step is None else f" One sample is {gain.step:.2g}: less than some of these is noise.")
-        + ("" if bend is None else f" The ring is the knee, from where on more {x} buy less: {spots[bend].name}."),
+        + (
+            ""
+            if bend is None
+            else f" The ring is the knee, from where on more {x} bring less SQNR: {spots[bend].name}."
+        ),
     )
 
 

@@ -60,11 +60,13 @@ def _charts(found: Comparison, sound: Named) -> list[Chart]:
     gain = found.gain
     if gain is None:
         return []
-    pairs = [("MB", _megabytes, gain), ("ms", _milliseconds, gain)]
+    names = {file.path: name for name, file in sound}
+    size, time = (None if each is None else names[each.path] for each in (found.knee_by_size, found.knee_by_latency))
+    pairs = [("MB", _megabytes, gain, size), ("ms", _milliseconds, gain, time)]
     if gain.title != found.closeness.title:
-        pairs.insert(1, ("MB", _megabytes, found.closeness))
+        pairs.insert(1, ("MB", _megabytes, found.closeness, size))
     made = []
-    for x, cost, what in pairs:
+    for x, cost, what, ring in pairs:
         spots = [
             Spot(name, at, value, verdict, f"{value:.4g} {what.title}, {at:.4g} {x}")
             for name, file, verdict in (
@@ -75,7 +77,7 @@ def _charts(found: Comparison, sound: Named) -> list[Chart]:
             and (at := cost(file)) is not None
         ]
         if spots:
-            made.append(trade_off(spots, x, what))
+            made.append(trade_off(spots, x, what, ring))
     return made
 
 

@@ -9,33 +9,34 @@ from ptq.report.html.charts import BASE, LINE
 from ptq.report.html.page import Cell, Chart, Table
 from ptq.report.model import LayerReport, Report
 
-_NUMBERS = ("weights", "bits", "kB", "points", "weight dB", "output dB")
+_POINTS = "channels by points"
+_NUMBERS = ("weights", "bits", "kB", "weight dB", "output dB")
 _MOST_NAMES = 30
 """Names of more layers would not be read below an axis."""
 
 
 def layer_table(report: Report) -> Table:
     """Every layer, and how it is stored and computed."""
-    columns = ("layer", "op", "shape", "method", "format", *_NUMBERS, "kernel", "why")
+    columns = ("layer", "op", "shape", "kernel", "method", "format", *_NUMBERS, _POINTS, "why")
     return Table("Layers", columns, [_row(layer) for layer in report.layers], frozenset(_NUMBERS))
 
 
 def _row(layer: LayerReport) -> list[Cell]:
     count = _count(layer)
-    points = "/".join(f"{each:,}" for each in layer.points)
+    several = ", ".join(f"{count:,} {mix}" for mix, count in layer.mixes.items()) if len(layer.mixes) > 1 else ""
     return [
         Cell(layer.site),
         Cell(layer.op),
         Cell("×".join(map(str, layer.shape))),
+        Cell(layer.kernel or "", status="" if layer.integer or layer.execution == "lookup" else "faint"),
         Cell(layer.method or "float"),
         Cell(layer.format),
         Cell(f"{count:,}", count),
         Cell(f"{layer.bits_per_weight:.2f}", layer.bits_per_weight),
         Cell(f"{layer.bytes / 1e3:.1f}", layer.bytes),
-        Cell(points, _mean_points(layer)),
         _decibels(layer.weight_sqnr_db),
         _decibels(layer.output_sqnr_db),
-        Cell(layer.kernel or "", status="" if layer.integer or layer.execution == "lookup" else "faint"),
+        Cell(several, _mean_points(layer)),
         Cell(layer.note or layer.rule or ""),
     ]
 

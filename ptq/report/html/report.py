@@ -25,7 +25,8 @@ def report_page(report: Report) -> Page:
     said = {name: value for name, value in report.options.items() if value not in (None, [], False)}
     origin = [
         ("float model", f"{source.path or 'in memory'}: {source.kind}, SHA-256 {source.sha256 or 'not known'}"),
-        ("data", report.data or "none"),
+        ("calibration data", report.data or "none"),
+        ("evaluation data", report.evaluation or "none"),
         ("options", json.dumps(said, sort_keys=True)),
         ("stages", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items())),
     ]
@@ -34,12 +35,14 @@ def report_page(report: Report) -> Page:
     tables = [layer_table(report), activation_table(shown), _kernels(report)]
     if report.trials is not None:
         tables.insert(0, _trials(report.trials))
+    told = None if report.portability is None else report.portability.told
+    more = [] if told is None or told in report.warnings else [Remark(told)]
     return Page(
         title=f"{source.path or 'a model'}: {report.title}",
         heading=f"{source.path or 'A model'}, {report.title}",
         status=status,
         outcome=text,
-        remarks=[*(Remark(each, "WARNING") for each in report.warnings), *map(Remark, report.notes)],
+        remarks=[*(Remark(each, "WARNING") for each in report.warnings), *map(Remark, report.notes), *more],
         summary=[("", "FP32", report.title), *rows(report)],
         charts=[*layer_charts(report), *(chart for chart in drawn if chart is not None)],
         tables=[table for table in tables if table is not None],
