@@ -45,7 +45,7 @@ docs: $(VENV)/.installed-dev  ## write the tables of the README and the referenc
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/reference.py
 	$(BIN)/python docs/figures.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/mkdocs.yml -d ../$(BUILD)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/mkdocs.yml -d "$(abspath $(BUILD))/site"
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(BUILD) dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

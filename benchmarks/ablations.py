@@ -28,6 +28,7 @@ import runs
 import ptq
 from ptq.errors import OptionError
 from ptq.evaluate import Accuracy
+from ptq.pipeline.manifest import processor
 from ptq.recipe import ACTIVATIONS
 from ptq.report import Report
 
@@ -98,7 +99,7 @@ def main(
     """Take multipoint quantization of MODEL apart."""
     bench = _Bench(runs.Task(model, data, evaluation), activations)
     commit = records.versions().get("commit", "no commit")
-    said = f"{model.name}, {runs.headline()}, {commit}, {records.machine()}"
+    said = f"{model.name}, {runs.headline()}, {commit}, {processor()}"
     parts: dict[str, Callable[[], list[str]]] = {
         "random": lambda: _at_each(bits, lambda each: _random(bench, each, seeds)),
         "points": lambda: _at_each(bits, lambda each: _everywhere(bench, each)),

@@ -15,6 +15,7 @@ import records
 import runs
 
 from ptq.errors import OptionError
+from ptq.pipeline.manifest import processor
 
 DONE, REFUSED, LATE, FAILED, UNTRIED = "done", "refused", "late", "failed", "not run"
 
@@ -118,7 +119,7 @@ def measure(task: Task, key: Key, folder: Path, limit: float | None) -> Result:
     for path in folder.iterdir():
         path.unlink()
     versions = records.versions(("ptq-toolkit", "onnxruntime", "torch", "numpy"))
-    return Result(key, outcome, figures, why, limit, versions, records.machine(), date.today().isoformat())
+    return Result(key, outcome, figures, why, limit, versions, processor(), date.today().isoformat())
 
 
 def metric(figures: Mapping[str, float | None]) -> str:

@@ -32,11 +32,3 @@ def versions(names: Sequence[str] = ("ptq-toolkit", "torch", "numpy")) -> dict[s
     except OSError:  # there is no git
         commit = ""
     return found | {"python": platform.python_version()} | ({"commit": commit} if commit else {})
-
-
-def machine() -> str:
-    """The processor, as far as the system names it."""
-    path = Path("/proc/cpuinfo")
-    told = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in told if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from training_tasks import Task
 
 from ptq import training
+from ptq.pipeline.manifest import processor
 from ptq.training import recipes
 
 FP32: Final = "fp32"
@@ -122,7 +123,7 @@ def run(task: Task, plan: Plan) -> Result:
         seconds=round(seconds, 2),
         extra_steps=extra,
         versions=records.versions(),
-        machine=records.machine(),
+        machine=processor(),
         day=date.today().isoformat(),
     )
 

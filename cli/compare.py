@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.help import Plain
 from cli.options import image_options, measuring_options, model_options
 from cli.reports import Reports, report_options
 
@@ -18,7 +19,7 @@ FAILED_EXIT, STRICT_EXIT = 1, 3
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(no_args_is_help=True)
+@click.command(cls=Plain, no_args_is_help=True)
 @click.argument("model", type=_FILE)
 @click.argument("files", type=_FILE, nargs=-1, required=True)
 @click.option("--eval", "evaluation", required=True, help="Data to run on, labels under 'labels'.")

@@ -52,15 +52,13 @@ def diagnose(  # noqa: PLR0917  (one parameter per option)
     ptq diagnose model.onnx --data calib.npz --eval eval.npz --bits 4.1
     """
     from cli.progress import Progress
-    from ptq.errors import OptionError
     from ptq.pipeline import Diagnosed, Job
     from ptq.pipeline import diagnose as run
-    from ptq.recipe import Recipe, asked
+    from ptq.pipeline.diagnose import single_recipe
+    from ptq.recipe import asked
     from ptq.report import render_diagnosis
 
-    recipe = asked(recipe_file, said_options(options))
-    if not isinstance(recipe, Recipe):
-        raise OptionError("diagnose is about one recipe, and --method auto stands for several; give another --method")
+    recipe = single_recipe(asked(recipe_file, said_options(options)))
     job = Job(model, data, evaluation, capture=capture, images=images, metrics=metrics, max_drop=max_drop)
     reports.check([model, data, evaluation])
     progress = Progress()

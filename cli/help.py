@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import click
 
@@ -36,7 +37,43 @@ def command_line() -> str:
     return found
 
 
-class Long(click.Command):
+_MEANT: Final = MappingProxyType(
+    {
+        "--calib": "--data",
+        "--calibration": "--data",
+        "--data": "--eval",
+        "--dataset": "--data",
+        "--dtype": "--weights",
+        "--evaluation": "--eval",
+        "--exclude": "--keep-float",
+        "--force": "--overwrite",
+        "--format": "--weights",
+        "--method": "--methods",
+        "--out": "--output",
+        "--report": "--html",
+        "--test": "--eval",
+        "--wbits": "--weights",
+    }
+)
+"""What others call an option, which no likeness of letters tells."""
+
+
+class Plain(click.Command):
+    """A command that suggests what an unknown option stands for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            meant = _MEANT.get(error.option_name)
+            if meant is not None and any(meant in each.opts for each in self.params):
+                said = f"No such option {error.option_name!r}. Did you mean {meant!r}?"
+                raise click.UsageError(said, ctx) from error
+            raise
+
+
+class Long(Plain):
     """A command whose help shows the options of most runs, those named `main`; --help-all shows the others too."""
 
     def __init__(self, *args: Any, main: Collection[str], **others: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.help import Plain
 from cli.options import model_options
 from cli.reports import Reports, report_options
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(no_args_is_help=True)
+@click.command(cls=Plain, no_args_is_help=True)
 @click.argument("model", type=_FILE)
 @model_options
 @report_options

@@ -36,6 +36,11 @@ class Progress(Stages):
     ) -> None:
         self._bars.stop()
 
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        if self._console.is_terminal:
+            self._bars.console.print(line, markup=False)
+
     @contextmanager
     def shown(self, name: str, total: int | None) -> Iterator[Advance]:
         """Show a bar."""

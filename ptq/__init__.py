@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptq.pipeline.call import compare, quantize, sweep
+    from ptq.pipeline.call import compare, diagnose, inspect, quantize, sweep
     from ptq.pipeline.result import Result
 
 __version__ = "0.1.0"
 
-__all__ = ["Result", "__version__", "compare", "quantize", "sweep"]
+__all__ = ["Result", "__version__", "compare", "diagnose", "inspect", "quantize", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

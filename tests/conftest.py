@@ -28,6 +28,14 @@ def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(importlib.import_module("ptq.pipeline.compare"), "peak_bytes", lambda *_: 1 << 20)
 
 
+@pytest.fixture(autouse=True)
+def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes a second of any run: what other processors answer, and more than one layer for a prediction."""
+    monkeypatch.setattr(importlib.import_module("ptq.pipeline.predict"), "_ENOUGH_SECONDS", 0.0)
+    if request.node.get_closest_marker("portability") is None:
+        monkeypatch.setattr(importlib.import_module("ptq.pipeline.describe"), "portability", lambda *_: None)
+
+
 @pytest.fixture
 def ptq(capfd: pytest.CaptureFixture[str]) -> Command:
     def command(*arguments: object) -> Run:

@@ -114,6 +114,7 @@ def test_errors_of_outputs_are_those_of_the_inputs_of_each_group(module: Modules
     assert found.output[0] == pytest.approx(error / sum(float(each.square().sum()) for each in outputs))
 
 
+@pytest.mark.slow
 def test_a_page_of_every_ablation(module: Modules, tmp_path: Path) -> None:
     folder, page = filled(tmp_path), tmp_path / "new/page.md"
     options = ["--data", folder.data, "--eval", folder.data, "--page", page, "--seeds", 2]
@@ -138,6 +139,7 @@ def test_a_page_of_every_ablation(module: Modules, tmp_path: Path) -> None:
     assert all("% top-1" in line for table in tables[:4] for line in table[4:] if line)
 
 
+@pytest.mark.slow
 def test_what_is_refused_says_so_and_the_figure_has_both_formats(module: Modules, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs pip install -e '.[benchmarks]'")
     folder, page = filled(tmp_path), tmp_path / "page.md"

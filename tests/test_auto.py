@@ -160,6 +160,7 @@ def test_nothing_meets_the_bounds(digits: Path, images: Images, tmp_path: Path) 
     assert {path.name for path in tmp_path.iterdir()} == {"calib.npz"}
 
 
+@pytest.mark.slow
 def test_what_refuses_is_shown(digits: Path, images: Images, tmp_path: Path) -> None:
     np.savez(tmp_path / "calib.npz", **images)
     files = {"--data": tmp_path / "calib.npz", "-o": tmp_path / "out.onnx", "--json": tmp_path / "report.json"}

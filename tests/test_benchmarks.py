@@ -123,6 +123,7 @@ def test_the_cost_of_what_is_refused_is_its_message(folder: Folder) -> None:
     assert "unknown format 'itn4'; did you mean 'int4'?" in found.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_every_layer_has_its_time(folder: Folder) -> None:
     output = folder.path / "q.onnx"
     ptq.quantize(folder.model, folder.data, method="rtn", weights="int8").save(output)
@@ -151,6 +152,7 @@ def test_a_training_step_of_every_recipe() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.slow
 def test_the_kernel_needs_a_gpu() -> None:
     found = run("training_kernel")
     assert (found.returncode, found.stdout) == (1, "")

@@ -33,7 +33,7 @@ def test_the_worst_layer_is_found_and_float_helps(folder: Folder) -> None:
     assert worst.ms is not None
     assert worst.float_ms is not None
     tried = {point.name: point for point in found.tried.points}
-    assert set(tried) == {"as-it-is", "float-1-worst", "first-last-int8"}
+    assert set(tried) == {"as-it-is", "float-1-worst", "first-last-int8", "gptq"}
     files = {Path(file.path).stem: file for file in found.tried.comparison.files}
     assert files["float-1-worst"].accuracy.sqnr_db > files["as-it-is"].accuracy.sqnr_db + 3
     assert tried["float-1-worst"].command is None  # options do not say rules
@@ -66,7 +66,15 @@ def test_the_command_prints_it(folder: Folder, ptq: Command) -> None:
     assert next(line for line in lines if " int4 " in line).split()[0] == worst
     command = f"--method rtn --keep-float '^{worst}$' -o float-1-worst.onnx"
     assert any(line.startswith("tried    float-1-worst: ptq quantize") and command in line for line in lines)
-    assert {point["name"] for point in said["tried"]["points"]} >= {"as-it-is", "int8", "first-last-int8"}
+    assert {point["name"] for point in said["tried"]["points"]} >= {
+        "as-it-is",
+        "rtn-int8",
+        "gptq",
+        "lloyd4x2",
+        "first-last-int8",
+    }
+    (at_size, *_) = said["remedies"]
+    assert f"helps    {at_size['name']}, {at_size['gained_db']:+.1f} dB for " in run.out
 
 
 def test_what_cannot_be_diagnosed(folder: Folder, ptq: Command) -> None:

@@ -60,6 +60,9 @@ def test_help_all_has_every_option() -> None:
         (["inspect", "x", "--formt", "json"], "--format"),
         (["inspect", "x", "--format", "jsn"], "'text', 'json'"),
         (["recipes", "show", "int5"], "did you mean"),
+        (["quantize", "x", "--calib", "y"], "Did you mean '--data'?"),
+        (["compare", "x", "y", "--data", "z"], "Did you mean '--eval'?"),
+        (["sweep", "x", "--method", "rtn"], "Did you mean '--methods'?"),
     ],
 )
 def test_what_is_misspelt_is_suggested(ptq: Command, arguments: list[str], said: str) -> None:

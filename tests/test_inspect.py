@@ -39,10 +39,15 @@ def test_layers_and_what_formats_come_to(folder: Folder) -> None:
     assert sizes["--weights int8"].bytes < found.float_bytes
 
 
+@pytest.fixture(scope="module")
+def of_digits(digits: Path) -> Inspection:
+    return inspected(digits)
+
+
 @pytest.mark.parametrize("options", [{"weights": "int8"}, {"weights": "int4"}, {"weights": "int4", "group": "32"}])
-def test_the_bytes_are_about_those_of_the_file(digits: Path, options: dict[str, str]) -> None:
+def test_the_bytes_are_about_those_of_the_file(digits: Path, of_digits: Inspection, options: dict[str, str]) -> None:
     said = " ".join(f"--{name} {value}" for name, value in options.items())
-    (size,) = (size for size in inspected(digits).formats if size.options == said)
+    (size,) = (size for size in of_digits.formats if size.options == said)
     made = library.quantize(digits, method="rtn", **options)
     assert size.bytes is not None
     assert size.bytes == pytest.approx(made.report.file.bytes, rel=0.1)

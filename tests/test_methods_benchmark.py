@@ -139,6 +139,7 @@ def test_it_goes_on_where_it_stopped(folder: Folder, tmp_path: Path, command: Ca
     assert command("--results", results, *task, *only[:2]).stdout.startswith("net, rtn, 8 bits: ")
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_ended_and_run_again_with_more_time(
     folder: Folder, tmp_path: Path, command: Callable[..., Result], module: Callable[[str], ModuleType]
 ) -> None:
@@ -198,6 +199,7 @@ def test_the_page_has_every_point_and_every_reason(
     assert len(rows(written, "## Other tools")) == len(json.loads((BENCHMARKS / "peers.json").read_text())["points"])
 
 
+@pytest.mark.slow
 def test_the_figure_is_written_in_both_formats(results: Path, tmp_path: Path, command: Callable[..., Result]) -> None:
     pytest.importorskip("matplotlib", reason="needs pip install -e '.[benchmarks]'")
     found = command("--results", results, "--figure", tmp_path / "new/methods")

@@ -13,6 +13,9 @@ from ptq.model.capture import CaptureOptions
 from ptq.pipeline import auto, single
 from ptq.pipeline.compare import Compared
 from ptq.pipeline.compare import compare as compare_files
+from ptq.pipeline.diagnose import Diagnosed, single_recipe
+from ptq.pipeline.diagnose import diagnose as diagnose_layers
+from ptq.pipeline.inspect import inspect as inspect_model
 from ptq.pipeline.job import Job
 from ptq.pipeline.result import Result
 from ptq.pipeline.size import Size
@@ -21,7 +24,7 @@ from ptq.pipeline.sweep import Swept
 from ptq.pipeline.sweep import sweep as sweep_grid
 from ptq.recipe import Auto, Recipe, asked
 from ptq.recipe.grid import grid
-from ptq.report import Comparison, Outline, Sweep, Trials
+from ptq.report import Comparison, Diagnosis, Inspection, Outline, Sweep, Trials
 
 
 def run(about: Job, recipe: Recipe | Auto, stages: Stages) -> Result:
@@ -101,6 +104,37 @@ def sweep(
     return sweep_grid(Swept(about, data, points, refused, Path(folder)), Stages())
 
 
+def inspect(model: Any, *, capture: CaptureOptions | None = None) -> Inspection:
+    """What a model is made of, what formats would save, and what quantizing it takes; no data is needed.
+
+    Raises:
+        PtqError: it cannot be read, or has nothing to quantize.
+
+    """
+    return inspect_model(_path(model), capture or CaptureOptions(), Stages())
+
+
+def diagnose(
+    model: Any,
+    data: Any = None,
+    *,
+    eval_data: Any,
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
+    samples: int = 64,
+    **options: Any,
+) -> Diagnosis:
+    """Find the layers that cost most when a model is quantized, and try what may help.
+
+    Arguments are those of `quantize`; `samples` is on how many of `eval_data` each layer is measured.
+
+    Raises:
+        PtqError: anything that the caller can put right.
+
+    """
+    about, wanted = _job(model, data, eval_data, recipe, options)
+    return diagnose_layers(Diagnosed(about, single_recipe(wanted), samples), Stages())
+
+
 def _path(model: Any) -> Any:
     return Path(model) if isinstance(model, str) else model
 
@@ -130,6 +164,17 @@ def quantize(
         PtqError: anything that the caller can put right.
 
     """
+    return run(*_job(model, data, eval_data, recipe, options), Stages())
+
+
+def _job(
+    model: Any,
+    data: Any,
+    eval_data: Any,
+    recipe: str | Path | Mapping[str, Any] | Recipe | None,
+    options: Mapping[str, Any],
+) -> tuple[Job, Recipe | Auto]:
+    """What is to be done of the options, and how of the others."""
     wanted = dict(options)
     inputs = tuple(InputSpec.parse(each) if isinstance(each, str) else each for each in wanted.pop("inputs", ()))
     said = CaptureOptions(
@@ -146,4 +191,4 @@ def quantize(
         max_drop=wanted.pop("max_drop", None),
         target_size=None if size is None else Size.parse(size),
     )
-    return run(about, asked(recipe, wanted), Stages())
+    return about, asked(recipe, wanted)

@@ -84,7 +84,8 @@ def compare(about: Compared, stages: Stages) -> Comparison:
         accuracies, failures = _evaluated(about, reference, data, stages)
         paths = list(dict.fromkeys([reference, *accuracies]))
         with stages.stage("audit", len(paths)) as advance:
-            files = {path: _costs(path, reference, data, advance) for path in paths}
+            numbers = max(float_numbers(reference), 1)
+            files = {path: _costs(path, numbers, data, advance) for path in paths}
         notes = _check_order(reference, list(accuracies), files)
         float_session = Session(reference)
         with stages.stage("port", len(accuracies)) as advance:
@@ -183,15 +184,15 @@ def _check_output(session: Session, first: Session, feeds: Feeds) -> None:
         )
 
 
-def _costs(path: Path, reference: Path, data: Dataset, advance: Any) -> ComparedFile:
-    """What a file costs besides time."""
+def _costs(path: Path, numbers: int, data: Dataset, advance: Any) -> ComparedFile:
+    """What a file costs besides time; `numbers` are those of the float model."""
     kernels = census(path)
     session, seconds = load(path)
     found = ComparedFile(
         str(path),
         digest(path),
         file_bytes(path),
-        tensor_bits(path) / max(float_numbers(reference), 1),
+        tensor_bits(path) / numbers,
         seconds,
         peak_bytes(path, next(data.batches(session.batch or 1)).feeds),
         kernels.kernels,

@@ -13,6 +13,7 @@ from calibration.dataset import Dataset
 from ptq.audit.profile import Profile, profiles
 from ptq.errors import DataError, OptionError
 from ptq.evaluate import Accuracy, evaluate_all
+from ptq.method import OneTerm
 from ptq.model.save import serialized
 from ptq.model.session import Session
 from ptq.pipeline.build import Built, build
@@ -25,14 +26,18 @@ from ptq.pipeline.single import exported
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.sweep import Swept, sweep
 from ptq.pipeline.weights import SiteWeights
-from ptq.recipe import METHODS, Recipe
+from ptq.recipe import METHODS, Auto, Recipe
 from ptq.recipe.grid import GridPoint
-from ptq.report import Blame, Diagnosis
+from ptq.report import AS_IT_IS, Blame, Diagnosis
 
 _AT_ONCE: Final = 4
 """Layers whose files are open together, so that the float model is run less often."""
 
 _MORE_BITS: Final = 0.5
+_SIZES: Final = ("bits", "tolerance", "points", "per")
+_BETTER: Final = {"int4": "lloyd4x2", "int3": "lloyd3x2", "lloyd4": "lloyd4x2"}
+"""Formats as wide whose numbers lie where weights do."""
+
 _WORST: Final = (1, 3)
 """How many of the layers that cost most are proposed to stay float."""
 
@@ -44,6 +49,18 @@ class Diagnosed:
     job: Job
     recipe: Recipe
     samples: int
+
+
+def single_recipe(asked: Recipe | Auto) -> Recipe:
+    """The recipe that is diagnosed.
+
+    Raises:
+        OptionError: several are asked for.
+
+    """
+    if not isinstance(asked, Recipe):
+        raise OptionError("diagnose is about one recipe, and --method auto stands for several; give another --method")
+    return asked
 
 
 def diagnose(about: Diagnosed, stages: Stages) -> Diagnosis:
@@ -137,7 +154,7 @@ def _order(alone: Accuracy) -> float:
 
 def _proposals(recipe: Recipe, layers: Sequence[Blame], weights: Mapping[str, SiteWeights]) -> Iterator[GridPoint]:
     """What may help: the recipe as it is first, to compare with."""
-    yield GridPoint("as-it-is", recipe)
+    yield GridPoint(AS_IT_IS, recipe)
     for count in _WORST:
         if count < len(weights):
             named = [f"^{re.escape(layer.site)}$" for layer in layers[:count]]
@@ -150,11 +167,17 @@ def _proposals(recipe: Recipe, layers: Sequence[Blame], weights: Mapping[str, Si
 
 
 def _changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
-    """Options that spend more bits."""
+    """Options that spend more bits, or the same ones better."""
     method = METHODS[recipe.method].METHOD
     if "bits" in method.OPTIONS and recipe.points is None and recipe.tolerance is None and recipe.bits is not None:
         yield f"bits-{recipe.bits + _MORE_BITS:g}", {"bits": recipe.bits + _MORE_BITS}
     if recipe.first_last is None:
         yield "first-last-int8", {"first_last": "int8"}
+    if recipe.method == "rtn":
+        yield "gptq", {"method": "gptq"}
+    if recipe.weights in _BETTER:
+        better = _BETTER[recipe.weights]
+        yield better, {"weights": better}
     if recipe.weights != "int8":
-        yield "int8", {"weights": "int8", "method": "gptq", **dict.fromkeys(("bits", "tolerance", "points", "per"))}
+        alone = recipe.method if issubclass(method, OneTerm) else "gptq"
+        yield f"{alone}-int8", {"weights": "int8", "method": alone, **dict.fromkeys(_SIZES)}

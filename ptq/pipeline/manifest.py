@@ -17,6 +17,7 @@ MANIFEST = "ptq.manifest"
 """The key of a file's metadata that the manifest is under."""
 
 _PROCESSOR = Path("/proc/cpuinfo")
+_VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 
 
@@ -26,10 +27,21 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """The processor, as far as the system names it, and how many cores of it this process may use."""
-    told = _PROCESSOR.read_text(encoding="utf-8").splitlines() if _PROCESSOR.exists() else []
-    name = next((line.partition(":")[2].strip() for line in told if line.startswith("model name")), platform.machine())
-    return f"{name}, {cores()} core{'s' * (cores() > 1)}"
+    """The processor, how many cores of it this process may use, and whether it has VNNI, as far as the system tells."""
+    flags = set(_told("flags").split())
+    vnni = "" if not flags else ", with VNNI" if flags & _VNNI else ", without VNNI"
+    return f"{processor()}, {cores()} core{'s' * (cores() > 1)}{vnni}"
+
+
+def processor() -> str:
+    """The name of the processor, or of its kind."""
+    return _told("model name") or platform.machine()
+
+
+def _told(field: str) -> str:
+    """What the system says of the first core, nothing where it does not."""
+    lines = _PROCESSOR.read_text(encoding="utf-8").splitlines() if _PROCESSOR.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def cores() -> int:

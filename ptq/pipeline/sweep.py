@@ -88,6 +88,7 @@ def _quantized(about: Swept, job: Job, data: Dataset | None, stages: Stages) -> 
             held = _manifest(path)
             if held == origin:
                 yield replace(found, kept=True)
+                stages.say(f"{point.name}: was there already")
             else:
                 quiet = Stages()
                 try:
@@ -95,9 +96,12 @@ def _quantized(about: Swept, job: Job, data: Dataset | None, stages: Stages) -> 
                     content = build(job, point.recipe, ready, quiet, shared).content
                 except (OptionError, ModelError) as error:
                     yield replace(found, refused=str(error))
+                    stages.say(f"{point.name}: refused, {error}")
                 else:
                     write_atomically(path, content, overwrite=held is not None)
-                    yield replace(found, seconds=sum(quiet.seconds.values()))
+                    seconds = sum(quiet.seconds.values())
+                    yield replace(found, seconds=seconds)
+                    stages.say(f"{point.name}: {len(content) / 1e6:.2f} MB, made in {seconds:.1f} s")
             advance()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptq.report.comparing import render_comparison
 from ptq.report.comparison import ComparedFile, Comparison
-from ptq.report.diagnosis import Blame, Diagnosis, render_diagnosis
+from ptq.report.diagnosis import AS_IT_IS, Blame, Diagnosis, render_diagnosis
 from ptq.report.distribution import ActivationReport, Distribution
 from ptq.report.inspection import (
     FormatSize,
@@ -25,6 +25,7 @@ from ptq.report.trials import Trial, Trials, render_trials
 from ptq.report.verdict import EXACTNESS, NOISE, comparison_warnings, drops, warnings_of
 
 __all__ = [
+    "AS_IT_IS",
     "EXACTNESS",
     "NOISE",
     "ActivationReport",

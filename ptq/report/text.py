@@ -30,6 +30,8 @@ def to_json(report: Report | Outline | Trials | Comparison | Sweep | Inspection 
         for name in ("knee_by_size", "knee_by_latency"):
             point = getattr(report, name)
             content[name] = None if point is None else point.name
+    if isinstance(report, Diagnosis):
+        content["remedies"] = [dataclasses.asdict(remedy) for remedy in report.remedies]
     if isinstance(report, Comparison):
         _add_verdicts(report, content)
         for name in ("knee_by_size", "knee_by_latency"):

@@ -115,7 +115,7 @@ def accuracy_warnings(found: Accuracy, max_drop: float) -> Iterator[str]:
     """Those of outputs and scores; `max_drop` is a fraction."""
     if found.nonfinite:
         yield f"{found.nonfinite} outputs are NaN or Inf; check the calibration data"
-    advice = "give weights more bits, more calibration data, or a larger --max-drop"
+    advice = "give more bits, numbers that lie better as --weights lloyd4x2, or let --method auto choose"
     most = 100 * max_drop
     for measure, drop in drops(found).items():
         if drop <= max_drop + EXACTNESS:

@@ -18,12 +18,13 @@ def diagnosis_page(found: Diagnosis) -> Page:
     tried = sweep_page(found.tried)
     model = found.tried.comparison.reference.path
     whole = "equal to FP32" if found.whole.sqnr_db is None else f"{found.whole.sqnr_db:.1f} dB"
+    helps = "".join(f"; what helps: {remedy.describe()}" for remedy in found.remedies)
     worst = ", ".join(layer.site for layer in found.layers[:3])
     return replace(
         tried,
         title=f"{model} diagnosed",
         heading=f"{model}, {found.title}",
-        outcome=f"{tried.outcome}; as it is {whole}, and {worst} cost most",
+        outcome=f"{tried.outcome}; as it is {whole}, and {worst} cost most{helps}",
         charts=[*_charts(found), *tried.charts],
         tables=[_layers(found), *tried.tables],
     )
