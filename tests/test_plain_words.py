@@ -118,3 +118,20 @@ def test_the_format_of_a_layer_is_that_of_most_rows(folder: Folder) -> None:
     more = Term(torch.zeros(4, 4), torch.ones(4), formats.get("int2"))
     assert layer_format(QTensor((*terms, more), (4, 4))) == "int4"
     assert LAYER.format == "int4"
+
+
+def test_more_bits_than_layers_can_have(folder: Folder, ptq: Command) -> None:
+    job = ("quantize", folder.model, "--data", folder.data, "-o", folder.output, "--overwrite")
+    run = ptq(*job, "--bits", 9)
+    assert "note     --bits 9 is more than layers can have, they take 8" in run.out
+    assert "more than layers can have" not in ptq(*job, "--bits", 4.6).out
+    ptq(*job, "--method", "gptq", "--bits", 4).fails("or name a format by --weights, such as int4", code=2)
+
+
+@pytest.mark.parametrize(
+    ("time", "said"), [(0.1234, "0.123"), (0.5, "0.500"), (9.0, "9.00"), (13.26, "13.3"), (144.4, "144")]
+)
+def test_milliseconds_line_up(time: float, said: str) -> None:
+    from ptq.report.console import milliseconds
+
+    assert milliseconds(time) == said

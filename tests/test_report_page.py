@@ -121,7 +121,7 @@ def test_histograms_are_of_what_is_picked(browser: Browser, tmp_path: Path) -> N
         tensors.select_option("x1")
         found.page.wait_for_function("document.querySelectorAll('[aria-roledescription=tick]').length < 100")
         assert ticks.evaluate_all("all => all.map(tick => tick.getAttribute('opacity'))") == ["0"]
-        assert found.column("rows2", 8) == ["1.23%", "", "1.23%", ""]
+        assert found.column("rows2", 8) == ["1.23 %", "", "1.23 %", ""]
         assert found.said == []
 
 

@@ -54,6 +54,7 @@ def describe(
     quantized = [layer for layer in layers if layer.execution != Execution.FLOAT.value]
     counts = {layer.site: math.prod(layer.shape) for layer in layers}
     weights = sum(counts[layer.site] for layer in quantized)
+    bits = 8 * sum(layer.bytes for layer in quantized) / max(weights, 1)
     report = Report(
         source=source_report(made.source, made.model),
         title=made.plan.recipe.title,
@@ -63,11 +64,11 @@ def describe(
         data=None if made.data is None else made.data.describe(),
         evaluation=None if made.evaluation is None else made.evaluation.describe(),
         layers=layers,
-        bits_per_weight=8 * sum(layer.bytes for layer in quantized) / max(weights, 1),
+        bits_per_weight=bits,
         accuracy=accuracy,
         file=_file(found),
         stages=dict(stages.seconds),
-        notes=notes_of(made, accuracy),
+        notes=notes_of(made, bits, accuracy),
         warnings=(),
         elsewhere=made.elsewhere,
         activations=shown,

@@ -14,13 +14,29 @@ from ptq.pipeline.made import Made
 _MUCH = 0.01
 """The part of all weights from which those are named that no layer of the report has."""
 
+_UNSPENT = 0.4
+"""Bits a weight."""
+
 _APART = 3.0
 """How many times as wide as what they share the ranges of two data may be."""
 
 
-def notes_of(made: Made, accuracy: Accuracy | None) -> tuple[str, ...]:
-    """All notes, those of the steps first."""
-    return (*made.steps, *_notes(made), *_float_notes(made.model), *_accuracy_notes(made, accuracy))
+def notes_of(made: Made, bits: float, accuracy: Accuracy | None) -> tuple[str, ...]:
+    """All notes, those of the steps first; `bits` are those of a weight, on average."""
+    return (
+        *made.steps,
+        *_notes(made),
+        *_unspent(made, bits),
+        *_float_notes(made.model),
+        *_accuracy_notes(made, accuracy),
+    )
+
+
+def _unspent(made: Made, bits: float) -> Iterator[str]:
+    """Where more bits are given than the layers can have."""
+    given = made.plan.recipe.bits
+    if given is not None and made.weights and bits < given - _UNSPENT:
+        yield f"--bits {given:g} is more than layers can have, they take {bits:.2f}; give a wider format by --weights"
 
 
 def _notes(made: Made) -> tuple[str, ...]:

@@ -104,3 +104,9 @@ def typed(name: str, value: Any, kind: str) -> Any:
     if not fits or (texts and not all(isinstance(each, str) for each in taken)):
         raise OptionError(f"{name} = {value!r} has the wrong type; give {words}")
     return tuple(taken) if texts else taken
+
+
+def unread(name: str, reading: Iterable[str], chosen: Iterable[str]) -> str:
+    """Why an option does nothing: what would read it, what was chosen, and what to do instead."""
+    instead = "leave it out, or name a format by --weights, such as int4" if name == "bits" else "leave it out"
+    return f"--{name.replace('_', '-')} is read by {listed(reading)}, not by {listed(chosen)}; {instead}"

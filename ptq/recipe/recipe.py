@@ -26,9 +26,9 @@ from ptq.recipe.options import (
     STEPS,
     UINT8,
     choice,
-    listed,
     readers,
     typed,
+    unread,
     why_no_activations,
 )
 from ptq.recipe.plan import Plan, resolve
@@ -254,9 +254,7 @@ class Recipe:
         chosen = {*(f"--method {name}" for name in methods), *(f"--step {step}" for step in self.steps)}
         for name, reading in readers().items():
             if getattr(self, name) is not None and chosen.isdisjoint(reading):
-                raise OptionError(
-                    f"--{name.replace('_', '-')} is read by {listed(reading)}, not by {listed(chosen)}; leave it out"
-                )
+                raise OptionError(unread(name, reading, chosen))
         return made
 
     def _request(self, found: Scheme, *, has_data: bool) -> Request:

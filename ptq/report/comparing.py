@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ptq.audit import Timing
 from ptq.report.comparison import ComparedFile, Comparison
-from ptq.report.console import megabytes, print_line, print_whole
+from ptq.report.console import megabytes, milliseconds, print_line, print_whole
 
 _STYLES = {"PASS": "green", "WARNING": "yellow", "FAIL": "red"}
 
@@ -91,7 +91,7 @@ def _times(files: Sequence[tuple[str, ComparedFile]]) -> Table:
             cell
             for timing in file.timings
             for cell in (
-                f"{timing.ms:.3g} ({timing.p95_ms:.3g})",
+                f"{milliseconds(timing.ms)} ({milliseconds(timing.p95_ms)})",
                 "" if file is reference else f"{timing.ratio:.2f}x",
             )
         ]

@@ -28,3 +28,8 @@ def print_whole(console: Console, table: Table) -> None:
 def megabytes(size: int) -> str:
     """A number of bytes as people read it."""
     return f"{size / 1e6:.2f} MB" if size < 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def milliseconds(time: float) -> str:
+    """A time with three digits, or all before the point."""
+    return f"{time:.{0 if time >= 100 else 1 if time >= 10 else 2 if time >= 1 else 3}f}"

@@ -119,8 +119,9 @@ def trade_off(spots: Sequence[Spot], x: str, gain: Gain, ring: str | None) -> Ch
     }
     better = "up and to the left is better" if rising else "less of both is better, which is up and to the left"
     return Chart(
+        f"{y} against {x}",
         spec,
-        f"{y} against {x}: {better}. Files on the dashed line lose to no other in both: "
+        f"{better[0].upper()}{better[1:]}. Files on the dashed line lose to no other in both: "
         f"{', '.join(spots[index].name for index in best)}."
         + ("" if gain.step is None else f" One sample is {gain.step:.2g}: less than some of these is noise.")
         + (

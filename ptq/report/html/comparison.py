@@ -8,6 +8,7 @@ from typing import Any
 
 from ptq.report.comparing import outcome, setting, short_names, unportable
 from ptq.report.comparison import ComparedFile, Comparison
+from ptq.report.console import milliseconds
 from ptq.report.html.charts import Spot, trade_off
 from ptq.report.html.page import Cell, Chart, Page, Remark, Table
 from ptq.report.sweep import Sweep
@@ -114,7 +115,7 @@ def _accuracy(file: ComparedFile) -> Iterator[Cell]:
         return
     for score in found.scores:
         yield Cell(score.text(score.value), score.value)
-    yield _cell(found.agreement, "{:.1%}")
+    yield Cell("") if found.agreement is None else Cell(f"{100 * found.agreement:.1f} %", found.agreement)
     equal = found.sqnr_db is None and not found.nonfinite
     yield Cell("equal", 1e9) if equal else _cell(found.sqnr_db, "{:.1f}")
     yield _cell(found.cosine, "{:.4f}")
@@ -126,8 +127,8 @@ def _costs(file: ComparedFile, reference: ComparedFile) -> Iterator[Cell]:
     yield _cell(file.bytes / 1e6, "{:.2f}")
     yield _cell(file.bits_per_weight, "{:.2f}")
     for timing in file.timings:
-        yield _cell(timing.ms, "{:.3g}")
-        yield _cell(timing.p95_ms, "{:.3g}")
+        yield Cell(milliseconds(timing.ms), timing.ms)
+        yield Cell(milliseconds(timing.p95_ms), timing.p95_ms)
         yield _cell(None if file is reference else timing.ratio, "{:.2f}x")
     yield _cell(None if file.load_seconds is None else 1e3 * file.load_seconds, "{:.0f}")
     yield _cell(None if file.peak_bytes is None else file.peak_bytes / 1e6, "{:.1f}")

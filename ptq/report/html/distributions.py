@@ -36,7 +36,7 @@ def weight_histograms(layers: Sequence[LayerReport]) -> Chart | None:
         "became. Ticks between whole ones come of more points, or of factors of groups; weights beyond the last tick "
         "are clipped. The height is the square root of how many there are, so that tails are seen."
     )
-    return _picked(found, "layer", "weight in steps of its row", caption) if found else None
+    return _picked("Weights and their grid", found, "layer", "weight in steps of its row", caption) if found else None
 
 
 def activation_histograms(activations: Sequence[ActivationReport]) -> Chart | None:
@@ -47,10 +47,10 @@ def activation_histograms(activations: Sequence[ActivationReport]) -> Chart | No
         "rounded to; without ticks there is a new range at every call. The height is the square root of how many there "
         "are."
     )
-    return _picked(found, "tensor", "activation", caption) if found else None
+    return _picked("Activations and their grid", found, "tensor", "activation", caption) if found else None
 
 
-def _picked(found: Mapping[str, Distribution], what: str, title: str, caption: str) -> Chart:
+def _picked(heading: str, found: Mapping[str, Distribution], what: str, title: str, caption: str) -> Chart:
     """A histogram over a grid, of the one that is picked by name."""
     values = [{"name": name, **_bins(each), **_grid(each)} for name, each in found.items()]
     names = list(found)
@@ -77,7 +77,7 @@ def _picked(found: Mapping[str, Distribution], what: str, title: str, caption: s
     pick = {"input": "select", "options": names, "name": f"{what} "}
     told = f"A histogram of one of {len(names)}, with its grid: {_words(found)}"
     spec = {**BASE, "description": told, "params": [{"name": "shown", "value": names[0], "bind": pick}]}
-    return Chart({**spec, "data": {"values": values}, "layer": [bars, ticks]}, caption)
+    return Chart(heading, {**spec, "data": {"values": values}, "layer": [bars, ticks]}, caption)
 
 
 def _bins(of: Distribution) -> dict[str, list[float]]:
@@ -132,6 +132,7 @@ def ranges(activations: Sequence[ActivationReport]) -> Chart | None:
     words = [f"{each.tensor} from {each.low:.3g} to {each.high:.3g}" for each in on_grids[:12]]
     told = f"Ranges of {len(names)} tensors: {'; '.join(words)}{'; …' if len(names) > 12 else '.'}"
     return Chart(
+        "Ranges of activations",
         {**BASE, "description": told, "data": {"values": values}, "layer": [covered, seen]},
         "Broad bars are what the grid of a tensor covers, narrow ones what was seen of it; what is seen outside of the "
         "grid is clipped. The scale is logarithmic away from 0.",
@@ -151,7 +152,12 @@ def _row(of: ActivationReport) -> list[Cell]:
     numbers = (of.low, of.high, *ends, of.step)
     cells = [Cell("") if each is None else Cell(f"{each:.4g}", each) for each in numbers]
     zero = Cell("at every call") if of.zero_point is None else Cell(str(of.zero_point), of.zero_point)
-    return [Cell(of.tensor), *cells, zero, Cell("") if of.clipped is None else Cell(f"{of.clipped:.2%}", of.clipped)]
+    return [
+        Cell(of.tensor),
+        *cells,
+        zero,
+        Cell("") if of.clipped is None else Cell(f"{100 * of.clipped:.2f} %", of.clipped),
+    ]
 
 
 def points_map(layers: Sequence[LayerReport]) -> Chart | None:
@@ -188,4 +194,5 @@ def points_map(layers: Sequence[LayerReport]) -> Chart | None:
         "mark": {"type": "rect"},
         "encoding": encoding,
     }
-    return Chart(spec, "Points of the channels of each layer, the first channel at the left: brighter has more points.")
+    caption = "Channels of each layer, the first at the left: brighter has more points. Layers with one are left out."
+    return Chart("Points per channel", spec, caption)

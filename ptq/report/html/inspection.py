@@ -63,7 +63,7 @@ def _sizes(found: Inspection, sizes: list[FormatSize]) -> Chart:
             "tooltip": [{"field": "name"}, {"field": "y", "title": "MB", "format": ".2f"}],
         },
     }
-    return Chart(spec, "What the file comes to with all layers in one format.")
+    return Chart("Size by format", spec, "What the file comes to with all layers in one format.")
 
 
 def _weights(found: Inspection) -> list[Chart]:
@@ -81,7 +81,7 @@ def _layers(found: Inspection) -> Table:
             Cell(layer.op),
             Cell("×".join(map(str, layer.shape))),
             Cell(f"{layer.weights:,}", layer.weights),
-            Cell(f"{layer.weights / whole:.1%}", layer.weights / whole),
+            Cell(f"{100 * layer.weights / whole:.1f} %", layer.weights / whole),
             Cell(layer.execution),
             Cell(layer.note or ""),
         ]

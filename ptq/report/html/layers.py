@@ -93,7 +93,7 @@ def bars(values: Sequence[dict[str, Any]], title: str, caption: str, order: str 
         "mark": {"type": "bar"} if parts else {"type": "bar", "color": LINE},
         "encoding": encoding,
     }
-    return Chart(spec, caption)
+    return Chart(f"{title[0].upper()}{title[1:]} by layer", spec, caption)
 
 
 def _count(layer: LayerReport) -> int:

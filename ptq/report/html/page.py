@@ -26,8 +26,9 @@ Spec = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, whose description says what it shows for who does not see it, with a line on how to read it."""
+    """A chart, whose description says what it shows for who does not see it, with a title and how to read it."""
 
+    title: str
     spec: Spec
     caption: str
 
