@@ -64,6 +64,7 @@ def test_every_target_has_candidates_that_are_presets() -> None:
         assert len(set(names)) == len(names) > 1
 
 
+@pytest.mark.slow
 def test_a_module_is_exported_once_for_all_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     exports = list[str]()
     export = export_of.export_module

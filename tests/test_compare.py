@@ -109,7 +109,10 @@ def test_one_that_is_broken_does_not_stop_the_others(files: Files, ptq: Command)
     run = ptq("compare", files.model, files.path / "broken.onnx", files.ours, "--eval", files.data)
     assert run.code == 1
     assert "FAIL     broken.onnx: ONNX Runtime" in run.out
-    assert run.out.splitlines()[-1] == "PASS     1 of 2, of these smallest ours.onnx, fastest ours.onnx"
+    assert (
+        run.out.splitlines()[-1]
+        == "PASS     1 of 2 files, of those that pass the smallest is ours.onnx, the fastest ours.onnx"
+    )
 
 
 @pytest.mark.parametrize(

@@ -157,9 +157,8 @@ ptq.quantize(products(columns, ("wide",)), numbers(columns), method=sys.argv[3],
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is known on Linux only")
-@pytest.mark.parametrize(
-    ("method", "apart"), [("gptq", False), pytest.param("multipoint", True, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("method", "apart"), [("gptq", False), ("multipoint", True)])
+@pytest.mark.slow
 def test_the_estimate_is_what_a_run_takes(method: str, *, apart: bool) -> None:
     columns = 3000  # so that what is freed goes back to the system, as with larger ones
     command = [sys.executable, "-c", RUN, str(Path(__file__).parent), str(columns)]

@@ -142,6 +142,7 @@ def test_a_missing_package_is_named_with_its_command(module: ModuleType) -> None
     assert caught.value.message.endswith("run: pip install --no-deps no-such-data==1.0")
 
 
+@pytest.mark.slow
 def test_the_script_starts_by_itself() -> None:
     found = subprocess.run(
         [sys.executable, BENCHMARKS / "training.py", "--help"], capture_output=True, text=True, check=False

@@ -145,7 +145,7 @@ def test_packing_lasts_through_fine_tuning() -> None:
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by Dynamo itself
-@pytest.mark.parametrize("name", ["luq", "s2fp8", "fp8-loss-scale"])
+@pytest.mark.parametrize("name", ["luq", pytest.param("s2fp8", marks=pytest.mark.slow), "fp8-loss-scale"])
 def test_packing_compiles_to_one_graph(name: str) -> None:
     layers = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Conv1d(4, 4, 3), nn.Linear(6, 3))
     model, x = training.convert(layers, name, pack=True), torch.randn(4, 2, 10)

@@ -176,6 +176,8 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
     if recipe.method == "rtn":
         yield "gptq", {"method": "gptq"}
     if recipe.weights in _BETTER:
+        if issubclass(method, OneTerm):
+            yield "multipoint", {"method": "multipoint"}
         better = _BETTER[recipe.weights]
         yield better, {"weights": better}
     if recipe.weights != "int8":

@@ -127,11 +127,10 @@ def outcome(found: Comparison, names: Sequence[str]) -> str:
     passed = found.passed
     if not passed or found.smallest is None:
         return f"WARNING  none of {len(found.files)} passes: keep FP32, or see the warnings"
-    best = [f"smallest {named[found.smallest.path]}"]
+    best = [f"the smallest is {named[found.smallest.path]}"]
     if found.fastest is not None:
-        best.append(f"fastest {named[found.fastest.path]}")
-    of = "all" if len(passed) == len(found.files) else f"{len(passed)} of"
-    return f"PASS     {of} {len(found.files)}, of these {', '.join(best)}"
+        best.append(f"the fastest {named[found.fastest.path]}")
+    return f"PASS     {len(passed)} of {len(found.files)} files, of those that pass {', '.join(best)}"
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

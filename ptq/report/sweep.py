@@ -66,7 +66,7 @@ def render_sweep(found: Sweep, console: Console) -> None:
     knees = {"size": found.comparison.knee_by_size, "latency": found.comparison.knee_by_latency}
     for by, file in knees.items():
         if file is None:
-            print_line(console, f"knee     none by {by}: no file lies above the line between the ends of the front")
+            print_line(console, f"knee     none by {by}: no file stands out between the cheapest and the most exact")
             continue
         point = found.of(file)
         warned = "" if file.verdict == "PASS" else f" ({file.verdict})"
