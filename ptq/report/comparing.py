@@ -15,6 +15,7 @@ from ptq.audit import Timing
 from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.console import megabytes, milliseconds, print_line, print_whole
 
+_MOST_NAMED = 3
 _STYLES = {"PASS": "green", "WARNING": "yellow", "FAIL": "red"}
 
 
@@ -114,11 +115,18 @@ def _table(first: str, *columns: str) -> Table:
 
 
 def unportable(found: Comparison, names: Sequence[str]) -> Iterator[str]:
-    """Which files answer otherwise on processors without VNNI, where that is no warning."""
-    for name, file in zip(names, found.files, strict=True):
-        told = None if file.portability is None else file.portability.told
-        if told is not None and told not in file.warnings:
-            yield f"{name}: {told}"
+    """Which files answer otherwise without VNNI, where that is no warning; of many, the one that does so most."""
+    unlike = [
+        (name, file.portability)
+        for name, file in zip(names, found.files, strict=True)
+        if file.portability is not None and file.portability.told is not None
+        if file.portability.told not in file.warnings
+    ]
+    if len(unlike) <= _MOST_NAMED:
+        yield from (f"{name}: {port.told}" for name, port in unlike)
+        return
+    name, port = max(unlike, key=lambda each: each[1].lost_db)
+    yield f"{len(unlike)} files answer otherwise without VNNI, as the column says; most of all {name}: {port.told}"
 
 
 def outcome(found: Comparison, names: Sequence[str]) -> str:

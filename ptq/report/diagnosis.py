@@ -20,7 +20,7 @@ AS_IT_IS = "as-it-is"
 """The name of what is diagnosed among what was tried."""
 
 _SHOWN = 15
-_ABOUT = 1.1
+_ABOUT = 1.2
 """Up to this part of its bytes a file is about as large as another."""
 
 
