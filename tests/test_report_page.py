@@ -117,7 +117,7 @@ def test_histograms_are_of_what_is_picked(browser: Browser, tmp_path: Path) -> N
         assert layers.locator("option").all_inner_texts() == [each.site for each in REPORT.layers]
         layers.select_option("block.3")
         ticks = found.page.locator(".chart:has(select) >> nth=1 >> [aria-roledescription=tick]")
-        assert ticks.count() == 256
+        assert ticks.count() == 128
         tensors.select_option("x1")
         found.page.wait_for_function("document.querySelectorAll('[aria-roledescription=tick]').length < 100")
         assert ticks.evaluate_all("all => all.map(tick => tick.getAttribute('opacity'))") == ["0"]

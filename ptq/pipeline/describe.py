@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from ptq.model.session import Session
 from ptq.model.sites import Site
 from ptq.pipeline.distributions import activations, points_by_part, weight_distribution
 from ptq.pipeline.made import Made
-from ptq.pipeline.manifest import digest, versions
+from ptq.pipeline.manifest import MANIFEST, digest, versions
 from ptq.pipeline.notes import data_warnings, notes_of
 from ptq.pipeline.portability import portability
 from ptq.pipeline.stages import Stages
@@ -62,6 +63,7 @@ def describe(
         options=made.plan.recipe.as_options(),
         versions=versions(),
         data=None if made.data is None else made.data.describe(),
+        data_sha256=json.loads(made.lowered.graph.metadata_props[MANIFEST])["data_sha256"],
         evaluation=None if made.evaluation is None else made.evaluation.describe(),
         layers=layers,
         bits_per_weight=bits,

@@ -27,7 +27,7 @@ _MOST_NUMBERS: Final = 256
 _POSITIONS: Final = 64
 """Of an image, per sample."""
 
-_SAMPLES, _BATCH, _MOST_SECONDS = 16, 4, 3.0
+_SAMPLES, _MOST_SECONDS = 16, 3.0
 
 
 def weight_distribution(weight: Tensor, stored: Tensor, made: QTensor) -> Distribution | None:
@@ -100,7 +100,7 @@ def _seen(model: Model, names: Sequence[str], data: Dataset) -> dict[str, Histog
     session = sampled(model.graph, dict.fromkeys(names, _POSITIONS))
     found = {name: Histogram() for name in names}
     start = time.perf_counter()
-    for batch in data.take(_SAMPLES).batches(_BATCH):
+    for batch in data.take(_SAMPLES).batches(1):
         made = dict(zip(session.outputs, session.run(batch.feeds), strict=True))
         for name, histogram in found.items():
             values = made[sampled_as(name)].reshape(-1)

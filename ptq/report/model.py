@@ -98,6 +98,8 @@ class Report:
     stages: Mapping[str, float]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    data_sha256: str | None = None
+    """That of names, shapes and numbers of the calibration data."""
     elsewhere: str | None = None
     title: str = ""
     """What was done, in a few words."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from ptq.report.distribution import ActivationReport, Distribution
 from ptq.report.html.charts import BASE, LINE
@@ -13,6 +14,11 @@ from ptq.report.model import LayerReport
 _TICK: Final = 14
 """Length of the ticks of a grid, in pixels; they are centred on the axis, and cut off below it."""
 
+_MOST_TICKS: Final = 128
+_EVEN: Final = 0.01
+"""By so much of a step the steps of a grid may differ to be even: they are rounded for the report."""
+
+_SEQUENCE: Final = "datum.grid || sequence(datum.first, datum.stop, datum.step)"
 _GRID: Final = "#d97706"
 _TICKS: Final[Spec] = {
     "type": "tick",
@@ -58,7 +64,13 @@ def _picked(heading: str, found: Mapping[str, Distribution], what: str, title: s
     across = {"type": "quantitative", "title": title, "scale": {"zero": False, "nice": False}}
     up = {"field": "counts", "type": "quantitative", "title": None, "axis": None, "scale": {"type": "sqrt"}}
     bars = {
-        "transform": [shown, {"flatten": ["counts", "from", "to"]}],
+        "transform": [
+            shown,
+            {"flatten": ["counts"]},
+            {"window": [{"op": "row_number", "as": "bin"}]},
+            {"calculate": "datum.low + (datum.bin - 1) * datum.width", "as": "from"},
+            {"calculate": "datum.from + datum.width", "as": "to"},
+        ],
         "mark": {"type": "bar", "color": LINE, "binSpacing": 0},
         "encoding": {
             "x": {"field": "from", **across},
@@ -70,7 +82,7 @@ def _picked(heading: str, found: Mapping[str, Distribution], what: str, title: s
         },
     }
     ticks = {
-        "transform": [shown, {"flatten": ["grid"]}],
+        "transform": [shown, {"calculate": _SEQUENCE, "as": "grid"}, {"flatten": ["grid"]}],
         "mark": {**_TICKS, "size": 2 * _TICK},
         "encoding": {"x": {"field": "grid", **across}, "y": {"value": "height"}, "opacity": _only_of_grids()},
     }
@@ -80,15 +92,23 @@ def _picked(heading: str, found: Mapping[str, Distribution], what: str, title: s
     return Chart(heading, {**spec, "data": {"values": values}, "layer": [bars, ticks]}, caption)
 
 
-def _bins(of: Distribution) -> dict[str, list[float]]:
-    width = (of.high - of.low) / len(of.counts)
-    edges = [float(f"{of.low + width * number:.5g}") for number in range(len(of.counts) + 1)]
-    return {"counts": list(of.counts), "from": edges[:-1], "to": edges[1:]}
+def _bins(of: Distribution) -> dict[str, Any]:
+    return {"counts": list(of.counts), "low": of.low, "width": (of.high - of.low) / len(of.counts)}
 
 
-def _grid(of: Distribution) -> dict[str, list[float] | bool]:
-    """Its numbers; where there is none, one that is not seen, as the scale of nothing is a warning on the console."""
-    return {"grid": list(of.grid or (of.low,)), "gridded": bool(of.grid)}
+def _grid(of: Distribution) -> dict[str, Any]:
+    """Its numbers, in short where they are evenly spaced: pages have a grid for each of hundreds of layers.
+
+    Where there is none, one that is not seen: the scale of nothing is a warning on the console.
+    """
+    if not of.grid:
+        return {"grid": [of.low], "gridded": False}
+    shown = of.grid[:: -(-len(of.grid) // _MOST_TICKS)]
+    steps = [after - before for before, after in itertools.pairwise(shown)]
+    if len(steps) > 1 and max(steps) - min(steps) <= _EVEN * max(steps):
+        step = (shown[-1] - shown[0]) / len(steps)
+        return {"first": shown[0], "stop": shown[-1] + step / 2, "step": step, "gridded": True}
+    return {"grid": list(shown), "gridded": True}
 
 
 def _only_of_grids() -> Spec:
@@ -169,8 +189,7 @@ def points_map(layers: Sequence[LayerReport]) -> Chart | None:
         {
             "layer": name,
             "points": list(parts),
-            "from": [round(number / len(parts), 4) for number in range(len(parts))],
-            "to": [round((number + 1) / len(parts), 4) for number in range(len(parts))],
+            "width": 1 / len(parts),
         }
         for name, parts in found.items()
     ]
@@ -190,7 +209,12 @@ def points_map(layers: Sequence[LayerReport]) -> Chart | None:
         "height": height,
         "description": f"Mean number of points of {len(found)} layers along their channels: {means}.",
         "data": {"values": values},
-        "transform": [{"flatten": ["points", "from", "to"]}],
+        "transform": [
+            {"flatten": ["points"]},
+            {"window": [{"op": "row_number", "as": "part"}], "groupby": ["layer"]},
+            {"calculate": "(datum.part - 1) * datum.width", "as": "from"},
+            {"calculate": "datum.from + datum.width", "as": "to"},
+        ],
         "mark": {"type": "rect"},
         "encoding": encoding,
     }

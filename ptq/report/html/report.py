@@ -25,7 +25,10 @@ def report_page(report: Report) -> Page:
     said = {name: value for name, value in report.options.items() if value not in (None, [], False)}
     origin = [
         ("float model", f"{source.path or 'in memory'}: {source.kind}, SHA-256 {source.sha256 or 'not known'}"),
-        ("calibration data", report.data or "none"),
+        (
+            "calibration data",
+            f"{report.data or 'none'}{f', SHA-256 {report.data_sha256}' if report.data_sha256 else ''}",
+        ),
         ("evaluation data", report.evaluation or "none"),
         ("options", json.dumps(said, sort_keys=True)),
         ("stages", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.stages.items())),
