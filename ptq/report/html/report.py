@@ -23,11 +23,12 @@ def report_page(report: Report) -> Page:
     source = report.source
     status, text = outcome(report)
     said = {name: value for name, value in report.options.items() if value not in (None, [], False)}
+    hashed = f", SHA-256 {report.data_sha256}" if report.data_sha256 else ""
     origin = [
         ("float model", f"{source.path or 'in memory'}: {source.kind}, SHA-256 {source.sha256 or 'not known'}"),
         (
             "calibration data",
-            f"{report.data or 'none'}{f', SHA-256 {report.data_sha256}' if report.data_sha256 else ''}",
+            f"{report.data or 'none'}{hashed}",
         ),
         ("evaluation data", report.evaluation or "none"),
         ("options", json.dumps(said, sort_keys=True)),
