@@ -87,10 +87,15 @@ def _totals(outline: Outline) -> Iterator[tuple[str, str]]:
     quantized = [layer for layer in outline.layers if layer.method is not None]
     kinds = Counter(layer.execution for layer in outline.layers)
     yield "computed", ", ".join(f"{count} {how}" for how, count in kinds.most_common())
-    least = "" if not any(layer.budgeted for layer in quantized) else ", shared out by what pays"
+    least = (
+        "; + marks the least of a layer, more goes where it pays" if any(each.budgeted for each in quantized) else ""
+    )
     if outline.prediction is not None:
         yield "takes", outline.prediction.describe()
-    yield "weights", f"{outline.bits_per_weight:.2f} bits each, {outline.bytes / 1e6:.2f} MB are expected{least}"
+    yield (
+        "weights",
+        f"{outline.bits_per_weight:.2f} bits each, {outline.bytes / 1e6:.2f} MB are expected for them{least}",
+    )
 
 
 def _table(outline: Outline) -> Table:
