@@ -139,8 +139,8 @@ def _is_plain(node: NodeProto) -> bool:
 
 
 def _adds_pairs(node: NodeProto, weight: Sequence[int]) -> bool:
-    """Whether its kernel does: of convolutions, those over images that read more than a channel for each output."""
-    return node.op_type != _CONV or (len(weight) == 4 and weight[1] > 1)
+    """Whether its kernel does: of matrices, and of convolutions over images with more than a channel an output."""
+    return len(weight) == 4 and weight[1] > 1 if node.op_type == _CONV else len(weight) == 2
 
 
 def _attributes(node: NodeProto) -> dict[str, list[int]]:

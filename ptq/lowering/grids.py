@@ -13,7 +13,7 @@ from ptq.lowering.simulated import Simulated
 from ptq.model.graph import Model
 from ptq.model.sites import constant
 
-_INTEGER: Final = "/activation/scale"
+_INTEGER, _ZERO = "/activation/scale", "/activation/zero_point"
 _OTHERS: Final = tuple(f"/{kind.KIND}/scale" for kind in (Simulated, Native))
 
 
@@ -30,11 +30,11 @@ def activation_grids(lowered: Model, activations: str) -> dict[str, ActivationGr
     found = {}
     for name in lowered.graph.graph.initializers:
         tensor = next((name.removesuffix(end) for end in (_INTEGER, *_OTHERS) if name.endswith(end)), None)
-        if tensor is None:
-            continue
+        if tensor is None or (name.endswith(_INTEGER) and f"{tensor}{_ZERO}" not in lowered.graph.graph.initializers):
+            continue  # what a user named like this is none
         step = _number(lowered, name)
         if name.endswith(_INTEGER):
-            zero = int(_number(lowered, f"{tensor}/activation/zero_point"))
+            zero = int(_number(lowered, f"{tensor}{_ZERO}"))
             last = _number(lowered, f"{tensor}/activation/dequantize.trained/high", 255)
             found[tensor] = ActivationGrid(step, zero, tuple(step * (code - zero) for code in range(int(last) + 1)))
         else:

@@ -68,7 +68,7 @@ def preview(about: Job, auto: Auto, stages: Stages) -> Trials:
 
 
 def _planned(about: Job, name: str, recipe: Recipe, *, stages: Stages) -> Trial:
-    outline = single.preview(about, recipe, stages)
+    outline = single.planned(about, recipe, stages)
     return Trial(name, outline.bits_per_weight, outline.bytes)
 
 
@@ -204,7 +204,7 @@ def _check_early(about: Job, auto: Auto) -> None:
     """
     for recipe in auto.recipes.values():
         try:
-            single.preview(about, recipe, Stages())
+            single.planned(about, recipe, Stages())
         except _REFUSALS:
             continue
         return

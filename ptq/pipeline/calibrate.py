@@ -141,7 +141,7 @@ def _vectors(x: Tensor, key: Key) -> Tensor:
 
 def _add(into: Mapping[Key, Moments], found: Mapping[str, np.ndarray]) -> None:
     for key, moment in into.items():
-        moment.add(_vectors(torch.from_numpy(np.ascontiguousarray(found[key.input])), key))
+        moment.add(_vectors(torch.from_numpy(np.require(found[key.input], requirements=("C", "W"))), key))
 
 
 def _merge(into: Mapping[Key, Moments], others: Mapping[Key, Moments]) -> None:

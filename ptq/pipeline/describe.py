@@ -12,6 +12,7 @@ import torch
 
 from calibration.dataset import Dataset
 from ptq.audit import Audit, audit
+from ptq.errors import ModelError
 from ptq.evaluate import Accuracy, evaluate
 from ptq.lowering import Checks, Execution, stored_bytes, stored_weight
 from ptq.model.graph import Model
@@ -27,7 +28,7 @@ from ptq.qtensor import QTensor
 from ptq.report import FileReport, LayerReport, Portability, Report, SourceReport, warnings_of
 
 EVALUATION_BATCH = 8
-_SAMPLES_WITHOUT_EVAL = 32
+SAMPLES_WITHOUT_EVAL = 32
 _PORTING_SECONDS = 1.0
 
 
@@ -84,11 +85,14 @@ def _portability(made: Made, seen: Dataset | None, reference: Path, written: Pat
     in_int8 = {Execution.STATIC, Execution.DYNAMIC}.intersection(made.executions.values())
     if seen is None or not in_int8 or made.plan.recipe.portable or made.target.checks is not Checks.OPTIMIZED:
         return None
-    return portability(Session(reference), written, seen, _PORTING_SECONDS)
+    try:
+        return portability(Session(reference), written, seen, _PORTING_SECONDS)
+    except ModelError:  # a figure more is not worth the file: none is given
+        return None
 
 
 def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages: Stages) -> Accuracy:
-    data = seen if made.evaluation is not None else seen.take(_SAMPLES_WITHOUT_EVAL)
+    data = seen if made.evaluation is not None else seen.take(SAMPLES_WITHOUT_EVAL)
     total = None if data.samples is None else -(-data.samples // EVALUATION_BATCH)
     with stages.stage("evaluate", total) as advance:
 

@@ -134,7 +134,7 @@ def _noise(ready: Ready) -> dict[str, np.ndarray]:
         shape = tuple(size if isinstance(size, int) else _OPEN_SIZE for size in spec.shape[1:])
         dtype = np.dtype(spec.dtype)
         one = random.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)
-        found[spec.name] = np.repeat(one[None], count, axis=0)
+        found[spec.name] = np.broadcast_to(one, (count, *shape))
     return found
 
 

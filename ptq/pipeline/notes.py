@@ -34,7 +34,7 @@ def notes_of(made: Made, bits: float, accuracy: Accuracy | None) -> tuple[str, .
 
 def _unspent(made: Made, bits: float) -> Iterator[str]:
     """Where more bits are given than the layers can have."""
-    given = made.plan.recipe.bits
+    given = None if made.plan.recipe.max_latency is not None else made.plan.recipe.bits
     if given is not None and made.weights and bits < given - _UNSPENT:
         yield f"--bits {given:g} is more than layers can have, they take {bits:.2f}; give a wider format by --weights"
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from calibration.batch import Batch
 from calibration.dataset import Dataset
 from ptq.method import Method
+from ptq.model.graph import Model
 from ptq.model.save import serialized
 from ptq.model.sites import Site
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate, keys
+from ptq.pipeline.describe import SAMPLES_WITHOUT_EVAL
 from ptq.pipeline.memory import needed_bytes, resident_bytes
 from ptq.pipeline.ready import Ready, Wanted, wanted
 from ptq.pipeline.smooth import smoothable
@@ -44,10 +46,9 @@ _COPIES: Final = 3
 
 @dataclass(frozen=True)
 class _Passes:
-    """Seconds: of one sample in the float network, of one in calibration, and of getting ready for either."""
+    """Seconds of one sample in the float network, and of getting ready for it."""
 
     plain: float = 0.0
-    calibrating: float = 0.0
     opening: float = 0.0
     bytes: int = 0
     """What a session with its weights and one sample adds to the memory of the process."""
@@ -59,20 +60,22 @@ def predict(ready: Ready) -> Prediction:
     before = resident_bytes()
     needed = wanted(ready.model, ready.plan, ready.executions)
     count, stages = _count(ready.data), {}
-    if ready.data is not None:
-        passes, statistics = _passes(ready, needed)
-        if needed:
-            stages["calibrate"] = passes.opening + count * passes.calibrating
+    seen = ready.data or ready.evaluation
+    if seen is not None:
+        passes = _passes(ready.model, next(seen.batches(1)))
+    if ready.data is not None and needed:
+        each, statistics = _calibrating(ready, ready.data, needed)
+        stages["calibrate"] = passes.opening + count * each
     if ready.data is not None and smoothable(ready.model, ready.executions):
         stages["smooth"] = passes.opening + count * passes.plain
     stages["quantize"] = _rounding(ready, statistics)
     free = sum(each.budgeted for each in ready.plan.sites.values())
     if ready.reserved and free:  # on average half of the network is behind a layer
         stages["allocate"] = free * (passes.opening + ready.reserved * passes.plain / 2)
-    if ready.data is not None or ready.evaluation is not None:
+    if seen is not None:
         stages["audit"] = _PROCESSES_SECONDS + min(_TURNS * (1 + _QUANTIZED) * passes.plain, _MOST_TURNS_SECONDS)
-        seen = _count(ready.evaluation) if ready.evaluation is not None else min(count, 32)
-        stages["evaluate"] = seen * (1 + _QUANTIZED) * passes.plain
+        judged = _count(ready.evaluation) if ready.evaluation is not None else min(count, SAMPLES_WITHOUT_EVAL)
+        stages["evaluate"] = judged * (1 + _QUANTIZED) * passes.plain
     moments = needed_bytes({site.name: keys(site) for site in needed.moments}, apart=ready.reserved > 0)
     weights = len(serialized(ready.model))
     activations = BATCH * max(passes.bytes - weights, 0)
@@ -86,34 +89,32 @@ def _count(data: Dataset | None) -> int:
     return 0 if data is None else data.samples or _STREAMED
 
 
-def _passes(ready: Ready, needed: Wanted) -> tuple[_Passes, Statistics]:
-    """Calibrate on two samples; the second one tells what each more takes."""
-    marks: list[float] = []
-    data = ready.data
-    if data is None:
-        raise AssertionError
+def _passes(model: Model, batch: Batch) -> _Passes:
+    """Run the float network twice; the first time it gets ready."""
+    before, start = resident_bytes(), time.perf_counter()
+    session = model.session()
+    session.run(batch.feeds)
+    opened = time.perf_counter()
+    session.run(batch.feeds)
+    plain = time.perf_counter() - opened
+    return _Passes(plain / max(batch.size, 1), opened - start - plain, max(resident_bytes() - before, 0))
+
+
+def _calibrating(ready: Ready, data: Dataset, needed: Wanted) -> tuple[float, Statistics]:
+    """Calibrate on two samples, the second of which tells what each more takes; that, and what was found."""
+    marks: list[tuple[float, int]] = []
 
     def marked() -> Iterator[Batch]:
         for batch in data.take(2).batches(1):
-            marks.append(time.perf_counter())
+            marks.append((time.perf_counter(), batch.size))
             yield batch
-        marks.append(time.perf_counter())
+        marks.append((time.perf_counter(), 0))
 
-    first = next(data.batches(1))
-    before, start = resident_bytes(), time.perf_counter()
-    session = ready.model.session()
-    session.run(first.feeds)
-    opened = time.perf_counter()
-    session.run(first.feeds)
-    plain = time.perf_counter() - opened
-    added = max(resident_bytes() - before, 0)
-    del session
     found = calibrate(
         ready.model, needed.moments, needed.ranges, ready.plan.recipe.range, marked(), averaged=needed.means
     )
-    each = marks[-1] - marks[-2]
-    size = max(first.size, 1)
-    return _Passes(plain / size, each / size, opened - start - plain, added), found
+    (start, size), (end, _) = marks[-2:]
+    return (end - start) / max(size, 1), found
 
 
 def _rounding(ready: Ready, statistics: Statistics | None) -> float:

@@ -16,7 +16,7 @@ from ptq.pipeline.describe import Reference, describe
 from ptq.pipeline.job import Job
 from ptq.pipeline.outline import outline
 from ptq.pipeline.predict import predict
-from ptq.pipeline.ready import example, get_ready, wanted
+from ptq.pipeline.ready import Ready, example, get_ready, wanted
 from ptq.pipeline.result import Result
 from ptq.pipeline.shared import Alone
 from ptq.pipeline.stages import Stages
@@ -45,11 +45,19 @@ def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
 
 
 def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
-    """What `run` would do, up to where it begins to measure and to round; nothing is written."""
+    """What `run` would do, and what it will take; nothing is written."""
     ready = get_ready(job, recipe, stages)
-    found = outline(job.model, ready, wanted(ready.model, ready.plan, ready.executions))
     with stages.stage("predict"):
-        return replace(found, prediction=predict(ready))
+        return replace(_outlined(job, ready), prediction=predict(ready))
+
+
+def planned(job: Job, recipe: Recipe, stages: Stages) -> Outline:
+    """What `run` would do, up to where it begins to run the network and to round."""
+    return _outlined(job, get_ready(job, recipe, stages))
+
+
+def _outlined(job: Job, ready: Ready) -> Outline:
+    return outline(job.model, ready, wanted(ready.model, ready.plan, ready.executions))
 
 
 def exported(job: Job) -> Job:
