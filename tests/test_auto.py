@@ -142,6 +142,7 @@ def test_a_file_that_grows_with_all_of_the_data_is_not_taken(
     assert note == f"{limit + 1:,} bytes when calibrated on all of the data"
 
 
+@pytest.mark.slow
 def test_nothing_meets_the_bounds(digits: Path, images: Images, tmp_path: Path) -> None:
     np.savez(tmp_path / "calib.npz", **images)
     command = ["quantize", digits, "--data", tmp_path / "calib.npz", "-o", tmp_path / "out.onnx", "--method", "auto"]

@@ -180,6 +180,7 @@ def test_without_data_the_error_of_the_weights_decides(monkeypatch: pytest.Monke
     assert all(how.execution is not Execution.FLOAT for how in made.sites.values())
 
 
+@pytest.mark.slow
 def test_more_bits_are_never_a_worse_network(monkeypatch: pytest.MonkeyPatch) -> None:
     powers = []
     for bits in (2.6, 3.5, 5.0, 8.5):

@@ -102,7 +102,8 @@ def test_what_a_tutorial_shows_runs(path: Path, tmp_path: Path, ptq: Command, mo
         exec(compile(code, path.name, "exec"), names)
         ran += 1
     assert ran >= 2
-    assert {*re.findall(r"-o (\S+\.onnx)", page)} <= {each.name for each in tmp_path.iterdir()}
+    written = re.findall(r"-o (\S+\.onnx)", "".join(blocks(page, "sh")))
+    assert {*written} <= {each.name for each in tmp_path.iterdir()}
 
 
 def test_every_tutorial_is_run() -> None:

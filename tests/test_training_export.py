@@ -124,6 +124,7 @@ def test_activations_end_where_the_grid_does(trained: Network) -> None:
     assert float(noise) < 10**-1.5
 
 
+@pytest.mark.slow
 def test_all_ways_to_a_file_lead_to_the_same(
     trained: Network, usual: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

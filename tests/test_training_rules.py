@@ -20,7 +20,9 @@ def step(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by Dynamo itself
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "fp8" in name else []) for name in RECIPES]
+)
 def test_every_recipe_compiles_to_one_graph(name: str) -> None:
     """Forward and backward, and with the same numbers drawn."""
     torch.compiler.reset()  # or a layer is compiled once for every recipe, which Dynamo limits
