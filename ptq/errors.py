@@ -56,6 +56,10 @@ class OutputError(PtqError, OSError):
     """An output that cannot be written."""
 
 
+class CacheError(PtqError, OSError):
+    """A folder for what runs have found out that cannot be used."""
+
+
 class AuditError(PtqError, RuntimeError):
     """A written file that does not check, load or run."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -93,6 +93,12 @@ class Term:
             return f"{self.format.name} of some columns"
         return self.format.name if self.blocks is None else f"{self.format.name}/{self.blocks.size}"
 
+    def outlined(self) -> Term:
+        """The same with one number for all values, zero points and factors of groups."""
+        blocks = self.blocks and replace(self.blocks, factors=_outlined(self.blocks.factors))
+        zero = None if self.zero_point is None else _outlined(self.zero_point)
+        return replace(self, values=_outlined(self.values), blocks=blocks, zero_point=zero)
+
     def numbers(self) -> Tensor:
         """What the scale of a row multiplies: values less zero point, times the factors of groups; float64."""
         centred = self.centred()
@@ -107,3 +113,8 @@ class Term:
         """What belongs to groups `(rows, groups)` by column, `(rows, in)`."""
         columns = self.values.shape[1]
         return groups.repeat_interleave(columns if self.blocks is None else self.blocks.size, 1)[:, :columns]
+
+
+def _outlined(part: Tensor) -> Tensor:
+    """Ones of a shape, which are one number in memory."""
+    return part.new_ones(1, 1).expand(part.shape)

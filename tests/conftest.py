@@ -20,6 +20,14 @@ DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
 
 @pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What runs keep is kept apart from that of the user, and of other tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("PTQ_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
 def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peaks are measured in processes of their own, a third of a second each: only for tests that are about them."""
     if request.node.get_closest_marker("measures_memory") is None:

@@ -16,6 +16,7 @@ from ptq.lowering.quantizers import Quantizers
 from ptq.lowering.sites import Inputs, SiteLowering, lower_site
 from ptq.model.graph import Model
 from ptq.model.prepare import TARGET_OPSET, ir_version
+from ptq.model.streamed import Spool
 from ptq.model.trained import TrainedGrid
 from ptq.ranges import ActivationRange
 
@@ -28,11 +29,13 @@ def lower(
     ranges: Mapping[str, ActivationRange],
     activations: str = "uint8",
     trained: Mapping[str, TrainedGrid] = MappingProxyType({}),
+    spool: Spool | None = None,
 ) -> Model:
     """A copy of the model with its sites lowered; `activations` is the format that sites simulate.
 
     `ranges` has the tensors that `find_activations` observes, and the inputs of sites that simulate; `trained` the
-    grids of those that the model was trained to round.
+    grids of those that the model was trained to round. Large weights go to the `spool`, if there is one, as they are
+    made.
     """
     copy = model.graph.clone()
     graph = copy.graph
@@ -49,6 +52,8 @@ def lower(
     inputs = Inputs(graph, quantized, ranges, activations)
     for site in model.sites:
         lower_site(graph, site, [nodes[use.node] for use in site.uses], sites[site.name], inputs)
+        if spool is not None:
+            spool.take(graph)
     residual.keep_apart(graph)
     passes.RemoveUnusedNodesPass()(copy)
     _forget_origin(copy)

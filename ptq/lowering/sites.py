@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -27,12 +27,16 @@ from ptq.ranges import ActivationRange
 
 @dataclass(frozen=True, eq=False)
 class SiteLowering:
-    """What becomes of a site: its weight, what is added to its bias `(out,)`, and why it stays float if it does."""
+    """What becomes of a site: its weight, what is added to its bias `(out,)`, and why it stays float if it does.
+
+    A weight that has no numbers, only what they take, comes with what reads it.
+    """
 
     execution: Execution
     weight: QTensor | None = None
     bias_shift: np.ndarray | None = None
     reason: str | None = None
+    read: Callable[[], QTensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,21 +70,22 @@ def lower_site(graph: ir.Graph, site: Site, nodes: Sequence[ir.Node], how: SiteL
         node.metadata_props.update({site_key(use.slot): site.name, EXECUTION_KEY: how.execution.value})
         if reason is not None:
             node.metadata_props[REASON_KEY] = reason
-    if how.weight is None:
+    weight = how.weight if how.read is None else how.read()
+    if weight is None:
         return
     tables = [node for node, use in pairs if use.lookup]
     if how.execution is Execution.LOOKUP:
         for number, node in enumerate(tables):
-            lookup.take(graph, node, site.name if number == 0 else f"{site.name}.{number}", how.weight)
+            lookup.take(graph, node, site.name if number == 0 else f"{site.name}.{number}", weight)
         return
     _shift_bias(graph, site, how.bias_shift)
     builder = Builder(graph, nodes[0] if not tables else _first(graph, nodes), site.name)
     computing = [(node, use) for node, use in pairs if not use.lookup]
-    rows = _PRODUCTS[how.execution](builder, site, computing, how.weight, inputs)
+    rows = _PRODUCTS[how.execution](builder, site, computing, weight, inputs)
     for number, node in enumerate(tables):
         if rows is None:
             raise ModelError(f"{site.name} is a table and a weight of {site.op}, which is not supported together")
-        lookup.take_shared(graph, node, f"{site.name}.table{number}", rows, how.weight.terms[0])
+        lookup.take_shared(graph, node, f"{site.name}.table{number}", rows, weight.terms[0])
 
 
 def _why_float(site: Site, how: SiteLowering) -> str | None:

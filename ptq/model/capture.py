@@ -14,6 +14,7 @@ import onnx_ir as ir
 from calibration.spec import InputSpec
 from ptq.errors import ModelError, ModelFileError, OptionError, first_line
 from ptq.model.files import Kind, detect
+from ptq.model.streamed import Streamed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -151,11 +152,20 @@ def _from_proto(proto: onnx.ModelProto, folder: Path) -> ir.Model:
         model = ir.from_proto(proto)
     except Exception as error:  # whatever does not fit the standard
         raise ModelFileError(f"the ONNX model is not valid ({first_line(error)}); export it again") from error
+    _stream(model, folder.resolve())
+    return model
+
+
+def _stream(model: ir.Model, folder: Path) -> None:
+    """Let all weights that lie beside a model be read when they are needed."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value.base_dir = str(folder.resolve())
-    return model
+                value.const_value = Streamed.of(value.const_value, folder)
+        for node in graph:
+            for name, held in list(node.attributes.items()):
+                if held.type == ir.AttributeType.TENSOR and isinstance(held.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, Streamed.of(held.value, folder))
 
 
 def _check_external(tensor: onnx.TensorProto, folder: Path) -> None:

@@ -15,6 +15,7 @@ from ptq.errors import ModelError
 from ptq.model.prepare import prepare
 from ptq.model.session import Session
 from ptq.model.sites import Site, constant, find_sites
+from ptq.model.streamed import Streamed
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Model:
         if array is None:
             raise ModelError(f"the graph has no initializer {name!r}")
         return array
+
+    def is_streamed(self, name: str) -> bool:
+        """Whether an initializer is read from its file each time."""
+        value = self.graph.graph.initializers.get(name)
+        return value is not None and isinstance(value.const_value, Streamed)
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
         """The sizes of a tensor as far as they are known, None when not even their number is."""

@@ -85,7 +85,11 @@ def _convert(model: ir.Model, opset: int) -> ir.Model:
             raise ModelError(
                 f"opset {opset} of the model cannot be raised to {TARGET_OPSET}: {reason}; export it with opset 20"
             ) from error
+        stored = {name: value.const_value for name, value in model.graph.initializers.items()}
         model = ir.from_proto(proto)
+        for name, value in model.graph.initializers.items():
+            if isinstance(value.const_value, ir.ExternalTensor):  # the folder is not in the protobuf
+                value.const_value = stored[name]
     onnxscript.version_converter.convert_version(model, TARGET_OPSET)
     return model
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from ptq.errors import ModelError
+from ptq.model.streamed import Streamed
 
 _QUIET = 4
 _HANDED = frozenset({ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8})
@@ -98,6 +99,8 @@ def _handed_over(model: ir.Model, options: ort.SessionOptions) -> tuple[bytes, l
             arrays[name] = np.ascontiguousarray(tensor.numpy())
             shape = ir.Shape(tensor.shape.numpy())
             value.const_value = ir.ExternalTensor("memory", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+        elif isinstance(tensor, Streamed):
+            value.const_value = tensor.loaded()
     if arrays:
         options.add_external_initializers(list(arrays), [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()])
     content: bytes = ir.to_proto(bare).SerializeToString()

@@ -46,13 +46,12 @@ def run(about: Job, auto: Auto, stages: Stages) -> Result:
     trials = _tried(about, auto, stages)
     while (best := _best(trials)) is not None:
         result = single.made(about, auto.recipes[best.recipe], stages)
-        size = len(result.content)
+        size = result.written.bytes
         if trials.target_bytes is None or size <= trials.target_bytes:
             report = replace(result.report, trials=replace(trials, taken=best.recipe))
-            found = Result(result.content, report)
             if about.output is not None:
-                found.save(about.output, overwrite=about.overwrite)
-            return found
+                result.written.move(about.output, overwrite=about.overwrite)
+            return Result(result.written, report)
         missed = replace(best, met=False, note=f"{size:,} bytes when calibrated on all of the data")
         trials = replace(trials, tried=tuple(missed if each is best else each for each in trials.tried))
     raise UnmetError(_unmet(trials), trials)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 from calibration.dataset import Dataset
+from ptq.cache import Store
 from ptq.lowering import Execution, SiteLowering, lower
 from ptq.model.graph import Model
-from ptq.model.save import serialized
+from ptq.model.save import digest
+from ptq.model.streamed import Spool
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.clock import Clock
 from ptq.pipeline.job import Job
 from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, manifest
 from ptq.pipeline.ready import Ready, wanted
-from ptq.pipeline.shared import Alone
-from ptq.pipeline.smooth import smoothable, smoothed
+from ptq.pipeline.smooth import Smoothings, smoothable, smoothed, smoothing
+from ptq.pipeline.solved import SiteWeights
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.steps import Steps
-from ptq.pipeline.weights import SiteWeights, quantize_weights
+from ptq.pipeline.weights import quantize_weights
+from ptq.pipeline.written import Written
 from ptq.recipe import Plan, Recipe
 
 _IN_TIME: Final = "in float it is as exact as can be, and --max-latency holds"
@@ -30,18 +31,18 @@ _IN_TIME: Final = "in float it is as exact as can be, and --max-latency holds"
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A quantized model as the bytes of a file, and what it was made of.
+    """A quantized model as files, and what it was made of.
 
     `lowering` makes the model with some of the weights quantized, and the other layers in float.
     """
 
-    content: bytes
+    written: Written
     made: Made
     lowering: Callable[[Mapping[str, SiteWeights]], Model]
 
 
-def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, shared: Alone, *, partly: bool = False) -> Built:
-    """Quantize a model; what `shared` has from a run before this on the same model and data is not made again.
+def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, *, partly: bool = False) -> Built:
+    """Quantize a model; what the store has of a run before this, whatever became of it, is not made again.
 
     `partly` says that what comes out is also lowered with some layers in float.
     """
@@ -50,28 +51,26 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, shared: Alone,
     model = steps.before(ready.model)
     statistics = None
     if data is not None:
-        model = _smoothed(model, ready, data, stages, shared)
-        statistics, shared = _calibrated(model, ready, data, stages, shared, partly=partly)
-    else:
-        shared = shared.under(lambda: _digest(model))
+        model = _smoothed(model, ready, data, stages, store)
+        statistics = _calibrated(model, ready, data, stages, store, partly=partly)
     ranges = statistics.ranges if statistics else {}
     grids = {name: grid for name, grid in ready.taken.grids.items() if name in ranges}
 
-    def lowering(weights: Mapping[str, SiteWeights]) -> Model:
-        return lower(model, _lowerings(plan, executions, weights), ranges, plan.activations, grids)
+    def lowering(weights: Mapping[str, SiteWeights], spool: Spool | None = None) -> Model:
+        return lower(model, _lowerings(plan, executions, weights), ranges, plan.activations, grids, spool)
 
     clock = None
     if data is not None and recipe.max_latency is not None:
         clock = Clock(lowering, next(data.batches(1)).feeds, recipe.max_latency)
     measured = data.take(ready.reserved) if data is not None and ready.reserved else None
-    quantized = quantize_weights(model, plan, executions, statistics, measured, stages, clock=clock, shared=shared)
+    quantized = quantize_weights(model, plan, executions, statistics, measured, stages, store=store, clock=clock)
     weights = steps.after(model, quantized)
     plan = plan.without([name for name, made in plan.methods.items() if made and name not in weights], _IN_TIME)
     executions = {name: how if name in weights else Execution.FLOAT for name, how in executions.items()}
-    with stages.stage("lower"):
-        lowered = lowering(weights)
+    with stages.stage("lower"), Spool(None if job.output is None else job.output.parent) as spool:
+        lowered = lowering(weights, spool)
         lowered.graph.metadata_props[MANIFEST] = manifest(job.model, recipe, data)
-        content = serialized(lowered)
+        written = Written.of(lowered, job.output)
     parts = Made(
         job.model,
         model,
@@ -86,31 +85,31 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, shared: Alone,
         tuple(steps.notes),
         job.metrics,
     )
-    return Built(content, parts, lowering)
+    return Built(written, parts, lowering)
 
 
-def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, shared: Alone) -> Model:
+def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, store: Store) -> Model:
     """The model with smoother inputs of its dynamic products; itself where there are none."""
     readers = smoothable(model, ready.executions)
     if not readers:
         return model
 
-    def made() -> Model:
+    def made() -> Smoothings:
         total = None if data.samples is None else -(-data.samples // BATCH)
         with stages.stage("smooth", total) as advance:
-            return smoothed(model, ready.plan, readers, data.batches(BATCH), advance)
+            return smoothing(model, ready.plan, readers, data.batches(BATCH), advance)
 
-    def key() -> Hashable:
-        limits = tuple((site.name, ready.plan.limit(site.name)) for sites in readers.values() for site in sites)
-        return _digest(model), limits, _methods(ready.plan), tuple(name for name, _ in ready.plan.steps)
+    def key() -> tuple[object, ...]:
+        limits = [(site.name, ready.plan.limit(site.name)) for sites in readers.values() for site in sites]
+        return digest(model), data.fingerprint(), limits, ready.plan.methods, [name for name, _ in ready.plan.steps]
 
-    return shared.get("smoothed", key, made)
+    return smoothed(model, readers, store.get("smoothings", key, made))
 
 
 def _calibrated(
-    model: Model, ready: Ready, data: Dataset, stages: Stages, shared: Alone, *, partly: bool
-) -> tuple[Statistics | None, Alone]:
-    """What the plan needs to know of the data, None when that is nothing; and what is shared of all that follows."""
+    model: Model, ready: Ready, data: Dataset, stages: Stages, store: Store, *, partly: bool
+) -> Statistics | None:
+    """What the plan needs to know of the data; None when that is nothing."""
     plan = ready.plan
     needed = wanted(model, plan, ready.executions, partly=partly)
     sites, averaged, observed = needed
@@ -121,20 +120,11 @@ def _calibrated(
             batches, rule = data.batches(BATCH), plan.recipe.range
             return calibrate(model, sites, observed, rule, batches, advance, reserved=ready.reserved, averaged=averaged)
 
-    @cache
-    def key() -> Hashable:
-        named = tuple(tuple(site.name for site in each) for each in (sites, averaged))
-        return _digest(model), named, tuple(observed), plan.recipe.range, ready.reserved
+    def key() -> tuple[object, ...]:
+        named = [[site.name for site in each] for each in (sites, averaged)]
+        return digest(model), data.fingerprint(), named, observed, plan.recipe.range, ready.reserved
 
-    return None if not needed else shared.get("statistics", key, made), shared.under(key)
-
-
-def _methods(plan: Plan) -> Hashable:
-    return tuple(plan.methods.items())
-
-
-def _digest(model: Model) -> str:
-    return hashlib.sha256(serialized(model)).hexdigest()
+    return store.get("statistics", key, made) if needed else None
 
 
 def _lowerings(
@@ -146,5 +136,5 @@ def _lowerings(
         if made is None:
             found[name] = SiteLowering(Execution.FLOAT, reason=plan.reasons.get(name))
         else:
-            found[name] = SiteLowering(how, made.weight, made.bias_shift)
+            found[name] = SiteLowering(how, made.outline, made.bias_shift, read=made.read)
     return found

@@ -14,9 +14,9 @@ from ptq.audit import latency
 from ptq.audit.profile import Profile, profiles
 from ptq.errors import OptionError
 from ptq.model.graph import Model
-from ptq.model.save import serialized
+from ptq.model.save import write
 from ptq.model.session import Session
-from ptq.pipeline.weights import SiteWeights
+from ptq.pipeline.solved import SiteWeights
 
 _CHOICES = 3
 """Before every site is quantized after all."""
@@ -53,8 +53,8 @@ class Clock:
             reference, quantized, some = (Path(folder) / f"{name}.onnx" for name in ("float", "quantized", "some"))
             every_other = {name: rung for k, (name, rung) in enumerate(full.items()) if k % 2}
             for path, rungs in ((quantized, full), (some, every_other)):
-                path.write_bytes(serialized(self.lowered(weights(rungs))))
-            reference.write_bytes(serialized(self.lowered({})))
+                write(self.lowered(weights(rungs)), path)
+            write(self.lowered({}), reference)
             floats, integers, mixed = profiles([reference, quantized, some], self.feeds)
             seconds = _in_float(floats, integers, mixed, full, every_other)
             least = Speed(integers.sites, seconds, 0.0).least(full)
@@ -64,7 +64,7 @@ class Clock:
                 rungs = choose(Speed(integers.sites, seconds, max(aim * floats.whole - rest, least * _ROUNDED)))
                 if not rungs:
                     raise OptionError(f"--max-latency {self.most:g} leaves every layer in float; give less")
-                some.write_bytes(serialized(self.lowered(weights(rungs))))
+                write(self.lowered(weights(rungs)), some)
                 ratios.append(latency(network, Session(some), self.feeds).ratio)
                 if ratios[-1] <= self.most:
                     return rungs

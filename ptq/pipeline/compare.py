@@ -19,7 +19,7 @@ from ptq.errors import ModelError, OptionError
 from ptq.evaluate import Accuracy, check_labels, check_metrics, evaluate_all
 from ptq.model.capture import CaptureOptions, capture, is_onnx
 from ptq.model.graph import Model
-from ptq.model.save import serialized
+from ptq.model.save import write
 from ptq.model.session import Session
 from ptq.pipeline.describe import EVALUATION_BATCH
 from ptq.pipeline.job import ACCEPTED_DROP, check_drop
@@ -116,7 +116,7 @@ def as_file(source: object, model: Model, folder: Path) -> Path:
     if isinstance(source, Path) and is_onnx(source):
         return source
     path = folder / "float.onnx"
-    path.write_bytes(serialized(model))
+    write(model, path)
     return path
 
 

@@ -14,11 +14,11 @@ from calibration.dataset import Dataset
 from ptq.audit import Audit, audit
 from ptq.errors import ModelError
 from ptq.evaluate import Accuracy, evaluate
-from ptq.lowering import Checks, Execution, stored_bytes, stored_weight
+from ptq.lowering import Checks, Execution, stored_bytes
 from ptq.model.graph import Model
 from ptq.model.session import Session
 from ptq.model.sites import Site
-from ptq.pipeline.distributions import activations, points_by_part, weight_distribution
+from ptq.pipeline.distributions import activations, points_by_part
 from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, digest, versions
 from ptq.pipeline.notes import data_warnings, notes_of
@@ -138,17 +138,15 @@ def _layer(made: Made, site: Site, found: Audit) -> LayerReport:
     }
     if done is None:
         return LayerReport(format="float32", points=(), mixes={}, weight_sqnr_db=None, output_sqnr_db=None, **common)
-    weight = torch.from_numpy(made.model.matrix(site).copy())
-    stored_values = stored_weight(done.weight, how)
-    noise = (stored_values - weight).double().square().sum()
+    weight, shown = done.outline, done.shown()
     return LayerReport(
-        format=layer_format(done.weight),
-        points=tuple(torch.bincount(done.weight.points)[1:].tolist()),
-        mixes=done.weight.mixes,
-        weight_sqnr_db=_decibel(float(weight.double().square().sum()), float(noise)),
+        format=layer_format(weight),
+        points=tuple(torch.bincount(weight.points)[1:].tolist()),
+        mixes=weight.mixes,
+        weight_sqnr_db=_decibel(shown.power, shown.noise),
         output_sqnr_db=_decibel(done.power, done.error) if done.measured else None,
-        numbers=weight_distribution(weight, stored_values, done.weight),
-        points_map=points_by_part(done.weight.points),
+        numbers=shown.numbers,
+        points_map=points_by_part(weight.points),
         **common,
     )
 

@@ -11,21 +11,21 @@ from typing import Final
 
 from calibration.dataset import Dataset
 from ptq.audit.profile import Profile, profiles
+from ptq.cache import opened
 from ptq.errors import DataError, OptionError
 from ptq.evaluate import Accuracy, evaluate_all
 from ptq.method import OneTerm
-from ptq.model.save import serialized
+from ptq.model.save import serialized, write
 from ptq.model.session import Session
 from ptq.pipeline.build import Built, build
 from ptq.pipeline.compare import Compared
 from ptq.pipeline.describe import EVALUATION_BATCH, layer_format
 from ptq.pipeline.job import Job
 from ptq.pipeline.ready import get_ready
-from ptq.pipeline.shared import Alone
 from ptq.pipeline.single import exported
+from ptq.pipeline.solved import SiteWeights
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.sweep import Swept, sweep
-from ptq.pipeline.weights import SiteWeights
 from ptq.recipe import METHODS, Auto, Recipe
 from ptq.recipe.grid import GridPoint
 from ptq.report import AS_IT_IS, Blame, Diagnosis
@@ -75,16 +75,16 @@ def diagnose(about: Diagnosed, stages: Stages) -> Diagnosis:
         raise DataError("diagnose compares outputs; give --eval")
     once = exported(about.job)
     ready = get_ready(once, about.recipe, stages)
-    built = build(once, about.recipe, ready, stages, Alone(), partly=True)
+    built = build(once, about.recipe, ready, stages, opened(about.job.about), partly=True)
     if ready.evaluation is None:
         raise AssertionError
     data = ready.evaluation.take(about.samples)
     whole = built.made.weights
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
         reference = Path(folder) / "float.onnx"
-        reference.write_bytes(serialized(ready.raw))
+        write(ready.raw, reference)
         session = Session(reference)
-        accuracy = _evaluated(session, [built.content], data, about.job)[0]
+        accuracy = _evaluated(session, [built.written.path], data, about.job)[0]
         blamed = list(_blamed(built, session, data, about.job, stages))
         times = _times(built, data, Path(folder))
         layers = [
@@ -105,7 +105,7 @@ def diagnose(about: Diagnosed, stages: Stages) -> Diagnosis:
     return Diagnosis(about.recipe.title, accuracy, tuple(layers), tried)
 
 
-def _evaluated(session: Session, contents: Sequence[bytes], data: Dataset, job: Job) -> list[Accuracy]:
+def _evaluated(session: Session, contents: Sequence[bytes | Path], data: Dataset, job: Job) -> list[Accuracy]:
     return evaluate_all(session, [Session(each) for each in contents], data.batches(EVALUATION_BATCH), job.metrics)
 
 
@@ -124,9 +124,9 @@ def _blamed(built: Built, session: Session, data: Dataset, job: Job, stages: Sta
                 yield Blame(
                     site.name,
                     site.op,
-                    layer_format(weights[site.name].weight),
+                    layer_format(weights[site.name].outline),
                     4 * site.rows * site.columns,
-                    -(-weights[site.name].weight.storage_bits // 8),
+                    -(-weights[site.name].outline.storage_bits // 8),
                     found[number],
                     found[number + len(part)],
                     None,
@@ -139,7 +139,7 @@ def _times(built: Built, data: Dataset, folder: Path) -> list[Profile]:
     """The time of each layer in the float network and in the quantized one."""
     paths = [folder / f"{name}.onnx" for name in ("none", "all")]
     for path, weights in zip(paths, ({}, built.made.weights), strict=True):
-        path.write_bytes(serialized(built.lowering(weights)))
+        write(built.lowering(weights), path)
     return profiles(paths, next(data.batches(1)).feeds)
 
 

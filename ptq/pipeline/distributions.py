@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from calibration.dataset import Dataset
 from calibration.observers import Histogram
-from ptq.lowering import ActivationGrid, Execution, activation_grids
+from ptq.lowering import ActivationGrid, Execution, activation_grids, stored_weight
 from ptq.model.graph import Model
 from ptq.model.probe import sampled, sampled_as
 from ptq.model.sites import Site
@@ -21,6 +22,7 @@ from ptq.report import ActivationReport, Distribution
 
 _BINS: Final = 64
 _MOST_WEIGHTS: Final = 1 << 17
+_ROWS: Final = 256
 _MOST_NUMBERS: Final = 256
 """Of a grid: more would not be told apart."""
 
@@ -28,6 +30,26 @@ _POSITIONS: Final = 64
 """Of an image, per sample."""
 
 _SAMPLES, _MOST_SECONDS = 16, 3.0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A quantized weight for people to look at: its power and that of its error, and how its numbers lie."""
+
+    power: float
+    noise: float
+    numbers: Distribution | None
+
+
+def shown(weight: Tensor, made: QTensor, how: Execution) -> Shown:
+    """A weight `(out, in)` and what it became, as it is executed."""
+    stored = stored_weight(made, how)
+    power = noise = 0.0
+    for start in range(0, len(weight), _ROWS):  # float64 of all would be large
+        some, became = (each[start : start + _ROWS] for each in (weight, stored))
+        power += float(some.double().square().sum())
+        noise += float((became - some).double().square().sum())
+    return Shown(power, noise, weight_distribution(weight, stored, made))
 
 
 def weight_distribution(weight: Tensor, stored: Tensor, made: QTensor) -> Distribution | None:

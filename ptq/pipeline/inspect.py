@@ -12,7 +12,7 @@ import numpy as np
 from calibration.contract import fixed_batch
 from ptq.errors import ModelError, OptionError, PtqError
 from ptq.model.capture import CaptureOptions
-from ptq.model.save import serialized
+from ptq.model.save import whole_bytes
 from ptq.pipeline.calibrate import keys
 from ptq.pipeline.describe import source_report
 from ptq.pipeline.job import Job
@@ -78,7 +78,7 @@ def inspect(model: Any, capture: CaptureOptions, stages: Stages) -> Inspection:
     )
     products = {site.name: keys(site) for site in ready.model.sites if site.products}
     others = sorted(ready.model.other_weights, key=lambda each: -each[1])
-    float_bytes = len(serialized(ready.raw))
+    float_bytes = whole_bytes(ready.raw)
     samples, predictions, notes = _predictions(once, ready, stages)
     return Inspection(
         source_report(model, ready.model),

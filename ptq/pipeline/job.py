@@ -56,6 +56,11 @@ class Job:
             check_drop(self.max_drop)
 
     @property
+    def about(self) -> str:
+        """What a user calls it by."""
+        return str(self.model) if isinstance(self.model, Path) else "in memory"
+
+    @property
     def accepted_drop(self) -> float:
         """The largest drop that is not warned of."""
         return ACCEPTED_DROP if self.max_drop is None else self.max_drop

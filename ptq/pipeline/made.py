@@ -9,7 +9,7 @@ from typing import Any
 from calibration.dataset import Dataset
 from ptq.lowering import TARGETS, Checks, Execution, Target
 from ptq.model.graph import Model
-from ptq.pipeline.weights import SiteWeights
+from ptq.pipeline.solved import SiteWeights
 from ptq.recipe import Plan
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterable
@@ -59,20 +58,34 @@ def write_atomically(path: Path, content: bytes, *, overwrite: bool) -> None:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        if overwrite:
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)  # unlike a rename, this fails when the file has come to exist meanwhile
+        publish(temporary, path, overwrite=overwrite)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write {path}: {reason}; free space or choose another -o") from error
+        raise refused(path, error) from error
     finally:
         if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+            temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a file that is complete its name, in the same folder or on the same disk.
+
+    Raises:
+        OSError: the disk does not take it, or the name has come to be taken meanwhile and is not to be overwritten.
+
+    """
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.chmod(0o666 & ~_umask())
+    if overwrite:
+        temporary.replace(path)
+    else:
+        os.link(temporary, path)  # unlike a rename, this fails where there is a file
+        temporary.unlink()
+
+
+def refused(path: Path, error: OSError) -> OutputError:
+    """What is said where the disk does not take an output."""
+    return OutputError(f"cannot write {path}: {error.strerror or error}; free space or choose another -o")
 
 
 def _umask() -> int:

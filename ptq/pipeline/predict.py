@@ -15,7 +15,7 @@ from calibration.batch import Batch
 from calibration.dataset import Dataset
 from ptq.method import Method
 from ptq.model.graph import Model
-from ptq.model.save import serialized
+from ptq.model.save import whole_bytes
 from ptq.model.sites import Site
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate, keys
 from ptq.pipeline.describe import SAMPLES_WITHOUT_EVAL
@@ -77,7 +77,7 @@ def predict(ready: Ready) -> Prediction:
         judged = _count(ready.evaluation) if ready.evaluation is not None else min(count, SAMPLES_WITHOUT_EVAL)
         stages["evaluate"] = judged * (1 + _QUANTIZED) * passes.plain
     moments = needed_bytes({site.name: keys(site) for site in needed.moments}, apart=ready.reserved > 0)
-    weights = len(serialized(ready.model))
+    weights = whole_bytes(ready.model)
     activations = BATCH * max(passes.bytes - weights, 0)
     left_out = tuple(name for name, _ in ready.plan.steps)
     if ready.plan.recipe.max_latency is not None:

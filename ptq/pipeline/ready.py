@@ -22,9 +22,9 @@ from ptq.model.trained import Trained, trained, without_bridges
 from ptq.pipeline.job import Job
 from ptq.pipeline.memory import check_moments
 from ptq.pipeline.output import check_free, check_not_input
+from ptq.pipeline.solved import check_finite
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.steps import check_steps
-from ptq.pipeline.weights import check_finite
 from ptq.recipe import Plan, Recipe
 from ptq.sensitivity import samples_needed, token_positions
 

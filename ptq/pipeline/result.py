@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptq.model.save import parsed
-from ptq.pipeline.output import write_atomically
+from ptq.errors import ModelError
+from ptq.model.save import loaded
+from ptq.pipeline.written import Written
 from ptq.report import Report
 
 if TYPE_CHECKING:
@@ -16,15 +17,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A quantized model, as the bytes of an ONNX file, and the report on it."""
+    """A quantized model, as an ONNX file, and the report on it."""
 
-    content: bytes = field(repr=False)
+    written: Written = field(repr=False)
     report: Report
 
     @property
+    def content(self) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            ModelError: they are in two, which one file does not hold; `save` them.
+
+        """
+        if self.written.data is not None:
+            raise ModelError(
+                "the model is larger than the 2 GB that one ONNX file holds; save it, it becomes two files"
+            )
+        return self.written.path.read_bytes()
+
+    @property
     def model(self) -> ModelProto:
-        """The quantized model."""
-        return parsed(self.content)
+        """The quantized model, with all weights in memory."""
+        return loaded(self.written.path)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a file.
@@ -33,5 +48,5 @@ class Result:
             OutputError: the file exists and may not be overwritten, or cannot be written.
 
         """
-        write_atomically(Path(path), self.content, overwrite=overwrite)
+        self.written.copy(Path(path), overwrite=overwrite)
         return Path(path)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from calibration.sources import open_data
+from ptq.cache import opened
 from ptq.model.capture import CaptureOptions, captured, is_onnx
 from ptq.model.graph import Model
-from ptq.model.save import serialized
+from ptq.model.save import write
 from ptq.model.trained import Trained
 from ptq.pipeline.build import build
 from ptq.pipeline.describe import Reference, describe
@@ -18,7 +19,6 @@ from ptq.pipeline.outline import outline
 from ptq.pipeline.predict import predict
 from ptq.pipeline.ready import Ready, example, get_ready, wanted
 from ptq.pipeline.result import Result
-from ptq.pipeline.shared import Alone
 from ptq.pipeline.stages import Stages
 from ptq.recipe import Recipe
 from ptq.report import Outline
@@ -28,20 +28,18 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     """Quantize a model, measure the result, and write it when the job names an output."""
     result = made(job, recipe, stages)
     if job.output is not None:
-        result.save(job.output, overwrite=job.overwrite)
+        result.written.move(job.output, overwrite=job.overwrite)
     return result
 
 
 def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
     """Quantize a model and measure the result, as a file that is not yet where the job wants it."""
     ready = get_ready(job, recipe, stages)
-    built = build(job, recipe, ready, stages, Alone())
+    built = build(job, recipe, ready, stages, opened(job.about))
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
         reference = _reference(job.model, ready.raw, ready.taken, Path(folder))
-        written = Path(folder) / "quantized.onnx"
-        written.write_bytes(built.content)
-        report = describe(built.made, reference, written, job.output, job.accepted_drop, stages)
-    return Result(built.content, report)
+        report = describe(built.made, reference, built.written.path, job.output, job.accepted_drop, stages)
+    return Result(built.written, report)
 
 
 def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
@@ -74,9 +72,9 @@ def _reference(source: object, raw: Model, taken: Trained, folder: Path) -> Refe
         own = source
     else:
         own = folder / "float.onnx"
-        own.write_bytes(serialized(raw))
+        write(raw, own)
     if not taken.rounded:
         return Reference(own, own)
     unrounded = folder / "unrounded.onnx"
-    unrounded.write_bytes(serialized(Model(taken.plain)))
+    write(Model(taken.plain), unrounded)
     return Reference(own, unrounded)

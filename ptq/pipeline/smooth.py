@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -13,10 +14,10 @@ from ptq.model.graph import Model
 from ptq.model.probe import channelled, channels_as
 from ptq.model.rescale import Rescaling, normalized, rescaled
 from ptq.model.sites import Site
+from ptq.pipeline.solved import is_on_grid
 from ptq.pipeline.stages import Advance
-from ptq.pipeline.weights import is_on_grid
 from ptq.recipe import Plan
-from ptq.smoothing import smooth, uneven
+from ptq.smoothing import Smoothing, smooth, uneven
 
 
 def smoothable(model: Model, executions: Mapping[str, Execution]) -> dict[str, list[Site]]:
@@ -28,14 +29,22 @@ def smoothable(model: Model, executions: Mapping[str, Execution]) -> dict[str, l
     return {name: sites for name, sites in found.items() if model.shape(name) is not None}
 
 
-def smoothed(
+@dataclass(frozen=True)
+class Smoothings:
+    """What inputs are divided by, as a scale and what is put aside, by name; and which need a range a vector."""
+
+    chosen: Mapping[str, Smoothing]
+    uneven: frozenset[str]
+
+
+def smoothing(
     model: Model,
     plan: Plan,
     readers: Mapping[str, list[Site]],
     batches: Iterable[Batch],
     advance: Advance = lambda: None,
-) -> Model:
-    """The model with those inputs smoothed for which it pays, found on these batches.
+) -> Smoothings:
+    """How those inputs are smoothed for which it pays, found on these batches.
 
     Where a step of the recipe has scaled inputs, none is scaled again.
     """
@@ -47,14 +56,21 @@ def smoothed(
             low, high, power = (found[part] for part in channels_as(name))
             seen.add(low, high, power, batch.size)
         advance()
-    rescalings = []
+    chosen = {}
     done = any(step.smooths for _, step in plan.steps)
     for name, sites in readers.items():
         if done or any(is_on_grid(model, plan, site) for site in sites):
             continue
         weights = [torch.from_numpy(model.matrix(site).copy()) for site in sites]
-        chosen = smooth(channels[name], weights, min(plan.limit(site.name) for site in sites))
-        if chosen is not None:
-            rescalings.append(Rescaling(sites, chosen.scale.numpy(), chosen.aside.numpy()))
-    own_ranges = {sites[0].name for name, sites in readers.items() if uneven(channels[name])}
-    return normalized(rescaled(model, rescalings), own_ranges)
+        found_here = smooth(channels[name], weights, min(plan.limit(site.name) for site in sites))
+        if found_here is not None:
+            chosen[name] = found_here
+    return Smoothings(chosen, frozenset(name for name in readers if uneven(channels[name])))
+
+
+def smoothed(model: Model, readers: Mapping[str, list[Site]], found: Smoothings) -> Model:
+    """The model with inputs smoothed so."""
+    rescalings = [
+        Rescaling(readers[name], each.scale.numpy(), each.aside.numpy()) for name, each in found.chosen.items()
+    ]
+    return normalized(rescaled(model, rescalings), {readers[name][0].name for name in readers if name in found.uneven})

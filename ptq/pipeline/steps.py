@@ -14,8 +14,8 @@ from ptq.lowering import Execution
 from ptq.model.graph import Model
 from ptq.model.sites import Site
 from ptq.pipeline.calibrate import BATCH, calibrate
+from ptq.pipeline.solved import SiteWeights, is_on_grid
 from ptq.pipeline.stages import Advance, Stages
-from ptq.pipeline.weights import SiteWeights, is_on_grid
 from ptq.recipe import MINMAX, Plan
 from ptq.step import AFTER, BEFORE, Setting
 
@@ -55,7 +55,7 @@ class Steps:
         """The weights with the biases of the steps after the method."""
         for name, step in self._steps(AFTER):
             with self.stages.stage(name) as advance:
-                made = {site: found.weight for site, found in weights.items()}
+                made = {site: found.read() for site, found in weights.items()}
                 shifts, note = step.shifts(model, self.setting(model, advance), made)
             weights = {
                 site: dataclasses.replace(found, bias_shift=shifts.get(site, found.bias_shift))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from calibration.dataset import Dataset, fit
 from calibration.sources import open_data
+from ptq.cache import opened
 from ptq.errors import ModelError, OptionError, OutputError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
@@ -18,9 +19,7 @@ from ptq.pipeline.build import build
 from ptq.pipeline.compare import Compared, as_file, compare
 from ptq.pipeline.job import Job
 from ptq.pipeline.manifest import MANIFEST, manifest
-from ptq.pipeline.output import write_atomically
 from ptq.pipeline.ready import get_ready
-from ptq.pipeline.shared import Shared
 from ptq.pipeline.stages import Stages
 from ptq.recipe.grid import GridPoint, words
 from ptq.report import Sweep, SweptPoint
@@ -78,7 +77,7 @@ def sweep(about: Swept, stages: Stages) -> Sweep:
 
 def _quantized(about: Swept, job: Job, data: Dataset | None, stages: Stages) -> Iterator[SweptPoint]:
     """Every point of the grid, as far as it can be quantized; the files are in the folder."""
-    shared = Shared()
+    store = opened(job.about)
     with stages.stage("sweep", len(about.points)) as advance:
         for point in about.points:
             path = about.folder / f"{point.name}.onnx"
@@ -93,15 +92,15 @@ def _quantized(about: Swept, job: Job, data: Dataset | None, stages: Stages) -> 
                 quiet = Stages()
                 try:
                     ready = get_ready(job, point.recipe, quiet)
-                    content = build(job, point.recipe, ready, quiet, shared).content
+                    written = build(replace(job, output=path), point.recipe, ready, quiet, store).written
                 except (OptionError, ModelError) as error:
                     yield replace(found, refused=str(error))
                     stages.say(f"{point.name}: refused, {error}")
                 else:
-                    write_atomically(path, content, overwrite=held is not None)
-                    seconds = sum(quiet.seconds.values())
+                    size, seconds = written.bytes, sum(quiet.seconds.values())
+                    written.move(path, overwrite=held is not None)
                     yield replace(found, seconds=seconds)
-                    stages.say(f"{point.name}: {len(content) / 1e6:.2f} MB, made in {seconds:.1f} s")
+                    stages.say(f"{point.name}: {size / 1e6:.2f} MB, made in {seconds:.1f} s")
             advance()
 
 

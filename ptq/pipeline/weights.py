@@ -2,112 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from calibration.dataset import Dataset
 from calibration.observers import Moment
-from ptq import allocation, formats
+from ptq import allocation
 from ptq.allocation import Rungs
-from ptq.errors import ModelError
-from ptq.ladder import Ladder
+from ptq.cache import Store
 from ptq.lowering import Execution
-from ptq.method import Method
 from ptq.methods.mixed import OMPQ
 from ptq.model.graph import Model
+from ptq.model.save import digest
 from ptq.model.sites import Site
 from ptq.orthogonality import BETA, likeness, orthogonality, output_grams, thetas, worths
 from ptq.pipeline.calibrate import BATCH, Statistics
-from ptq.pipeline.shared import Alone
+from ptq.pipeline.solved import Given, SiteWeights, Solved, shift_of, solved_sites
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
-from ptq.ranges import affine
 from ptq.recipe import Plan
 from ptq.scheme import FLOAT_BITS
 from ptq.sensitivity import output_effects
-from ptq.solve import Curvature, on_grid, rounded_anew
+from ptq.solve import Curvature, rounded_anew
 
 if TYPE_CHECKING:
     from ptq.pipeline.clock import Clock
 
-_MOST_BIAS_STEPS = 2.0**30
 _OMPQ_UNIT = 8
-_ALONE = Alone()
-
-
-@dataclass(frozen=True, eq=False)
-class SiteWeights:
-    """A quantized site: its weight, what its bias gains `(out,)`, error and power of its output.
-
-    Not `measured`, these are of the weight itself.
-    """
-
-    weight: QTensor
-    bias_shift: np.ndarray | None
-    error: float
-    power: float
-    measured: bool
-
-
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """What the weights of all sites are quantized from."""
-
-    model: Model
-    plan: Plan
-    executions: Mapping[str, Execution]
-    statistics: Statistics | None
-    shared: Alone
-
-    def key(self) -> Hashable:
-        """All that the sizes of the sites follow from, besides model and statistics."""
-        points = tuple((name, each.method, each.said.points) for name, each in self.plan.sites.items())
-        how = tuple(self.executions.items())
-        return points, how, self.plan.recipe.portable
-
-
-@dataclass(frozen=True, eq=False)
-class _Solved:
-    site: Site
-    ladder: Ladder
-    matrix: Tensor
-    measured: bool
-    mean: Tensor | None
-    """Mean input `(groups, in)`, when the site has a bias of its own that can take up the mean error."""
-
-    def pick(self, rung: Tensor) -> SiteWeights:
-        weight = self.ladder.pick(rung)
-        shift = None if self.mean is None else _shift(self.matrix - weight.dequantize(), self.mean)
-        error = self.ladder.error.gather(0, rung[None]).double().sum()
-        power = float(self.ladder.power.double().sum())
-        return SiteWeights(weight, shift, float(error), power, self.measured)
-
-
-def _shift(residual: Tensor, mean: Tensor) -> np.ndarray:
-    """What a bias takes up of a residual `(out, in)` where that is the mean input `(groups, in)`; `(out,)`."""
-    apart = residual.double().reshape(len(mean), -1, mean.shape[1])
-    shift: np.ndarray = (apart @ mean.double()[:, :, None]).reshape(-1).float().numpy()
-    return shift
-
-
-def check_finite(model: Model, plan: Plan) -> None:
-    """Refuse weights that no format holds.
-
-    Raises:
-        ModelError: one of a layer that is to be quantized is NaN or infinite.
-
-    """
-    for site in model.sites:
-        if plan.methods[site.name] is not None and not np.isfinite(model.initializer(site.weight)).all():
-            raise ModelError(
-                f"the weight {site.weight!r} of {site.name} has NaN or infinite numbers, which no quantization keeps; "
-                f"repair the model, or give --keep-float for this layer"
-            )
 
 
 def quantize_weights(
@@ -118,99 +41,25 @@ def quantize_weights(
     measured: Dataset | None,
     stages: Stages,
     *,
+    store: Store,
     clock: Clock | None = None,
-    shared: Alone = _ALONE,
 ) -> dict[str, SiteWeights]:
     """The weights of all sites that the plan does not leave in float, nor the clock, which bounds the time of all.
 
     What each does to the output, where the plan wants it, is found on the samples `measured`.
     """
-    given = _Given(model, plan, executions, statistics, shared)
-    solved = shared.get("solved", given.key, lambda: _solved(given, stages))
+    given = Given(model, plan, executions, statistics, store)
+    solved = solved_sites(given, stages)
     rungs = _allocate(given, solved, measured, stages, clock)
     return _picked(solved, rungs)
 
 
-def _solved(given: _Given, stages: Stages) -> dict[str, _Solved]:
-    """Every site that is quantized, in all sizes that it can have."""
-    chosen = [site for site in given.model.sites if given.plan.methods[site.name] is not None]
-    with stages.stage("quantize", len(chosen)) as advance:
-        solved = {}
-        for site in chosen:
-            solved[site.name] = _solve(given, site, given.plan.sites[site.name].said.points)
-            advance()
-    return solved
-
-
-def _picked(solved: Mapping[str, _Solved], rungs: Rungs) -> dict[str, SiteWeights]:
+def _picked(solved: Mapping[str, Solved], rungs: Rungs) -> dict[str, SiteWeights]:
     return {name: found.pick(rungs[name]) for name, found in solved.items() if name in rungs}
 
 
-def _solve(given: _Given, site: Site, points: int | None) -> _Solved:
-    """A site with up to `points` points."""
-    model, statistics = given.model, given.statistics
-    method = given.plan.methods[site.name]
-    if method is None:
-        raise AssertionError
-    matrix = torch.from_numpy(np.array(model.matrix(site), np.float32))
-    weight = matrix.reshape(site.groups, -1, site.columns)
-    least = _least_scale(given, site)
-    moments = {} if statistics is None else statistics.moments
-    if site.name not in moments:
-        curvature = Curvature.unknown(site.groups, site.columns)
-        ladder = _ladder(given, method, weight, curvature, points, least)
-        mean = None if statistics is None else statistics.means.get(site.name)
-        return _Solved(site, ladder, matrix, measured=False, mean=mean)
-    moment = moments[site.name]
-    own_bias = model.has_own_bias(site)
-    span = method.scheme.format.span
-    curvature = Curvature.of(moment.centred() if own_bias else moment.gram, moment.count, span)
-    ladder = _ladder(given, method, weight, curvature, points, least)
-    return _Solved(site, ladder, matrix, measured=True, mean=moment.mean if own_bias else None)
-
-
-def is_on_grid(model: Model, plan: Plan, site: Site) -> bool:
-    """Whether a weight is stored as it is, so that nothing may be multiplied into it before."""
-    method = plan.methods[site.name]
-    if method is None:
-        return False
-    weight = torch.from_numpy(np.array(model.matrix(site), np.float32)).reshape(site.groups, -1, site.columns)
-    return on_grid(weight, method.scheme, Curvature.unknown(site.groups, site.columns), _most(plan)) is not None
-
-
-def _most(plan: Plan) -> int:
-    return formats.most_steps(portable=plan.recipe.portable)
-
-
-def _ladder(
-    given: _Given, method: Method, weight: Tensor, curvature: Curvature, points: int | None, least: Tensor | None
-) -> Ladder:
-    """A weight as it is where it lies on a grid of the format, else as the method makes it."""
-    exact = on_grid(weight, method.scheme, curvature, _most(given.plan))
-    if exact is not None and (least is None or bool((exact.rungs[0][0].scale >= least).all())):
-        return exact
-    return method.ladder(weight, curvature, points=points, least_scale=least)
-
-
-def _least_scale(given: _Given, site: Site) -> Tensor | None:
-    """Scales below this would make the int32 bias overflow, which is counted in steps of input times weight."""
-    model, statistics = given.model, given.statistics
-    if statistics is None or given.executions[site.name] is not Execution.STATIC:
-        return None
-    least = None
-    for use in site.uses:
-        seen = statistics.ranges.get(use.input)
-        if use.bias is None or seen is None:
-            continue
-        step, _ = affine(formats.get("uint8"), seen.low, seen.high)
-        bias = torch.from_numpy(np.abs(model.initializer(use.bias).astype(np.float64)).reshape(-1))
-        here = (bias / (float(step) * _MOST_BIAS_STEPS)).float().expand(site.rows)
-        least = here if least is None else least.maximum(here)
-    return least
-
-
 def _allocate(
-    given: _Given, solved: Mapping[str, _Solved], measured: Dataset | None, stages: Stages, clock: Clock | None
+    given: Given, solved: Mapping[str, Solved], measured: Dataset | None, stages: Stages, clock: Clock | None
 ) -> Rungs:
     recipe = given.plan.recipe
     ladders = {name: found.ladder for name, found in solved.items()}
@@ -245,7 +94,7 @@ def _allocate(
     )
 
 
-def _worths(given: _Given, sites: Sequence[Site], measured: Dataset, stages: Stages) -> dict[str, float]:
+def _worths(given: Given, sites: Sequence[Site], measured: Dataset, stages: Stages) -> dict[str, float]:
     """What eight bits are worth at each site, by OMPQ."""
     beta = given.plan.recipe.beta
     with stages.stage("allocate", len(sites)) as advance:
@@ -255,9 +104,7 @@ def _worths(given: _Given, sites: Sequence[Site], measured: Dataset, stages: Sta
     return dict(zip([site.name for site in sites], found.tolist(), strict=True))
 
 
-def _effects(
-    given: _Given, solved: Mapping[str, _Solved], measured: Dataset | None, stages: Stages
-) -> dict[str, float]:
+def _effects(given: Given, solved: Mapping[str, Solved], measured: Dataset | None, stages: Stages) -> dict[str, float]:
     """What each site on its base rung does to the output; without data, to its own output.
 
     The site is rounded anew for it, on the scales that it has, without the samples it is measured on, where there are
@@ -277,21 +124,30 @@ def _effects(
             changes = ((name, change(name)) for name in solved)
             return output_effects(model, changes, [batch.feeds for batch in measured.batches(BATCH)], advance)
 
-    return given.shared.get("effects", lambda: (given.key(), tuple(solved)), made)
+    def key() -> tuple[object, ...]:
+        return (
+            digest(model),
+            measured.fingerprint(),
+            statistics.apart,
+            [each.sizes.path.name for each in solved.values()],
+        )
+
+    return given.store.get("effects", key, made)
 
 
-def _change(model: Model, solved: _Solved, apart: Moment | None) -> dict[str, np.ndarray]:
+def _change(model: Model, solved: Solved, apart: Moment | None) -> dict[str, np.ndarray]:
     """The initializers of the model when one site is on its base rung, rounded for the moment where there is one."""
-    site, (term, *more) = solved.site, solved.ladder.rungs[solved.ladder.base]
+    site, ladder = solved.site, solved.full()
+    term, *more = ladder.rungs[ladder.base]
     if apart is None or more:
-        weight, mean = QTensor((term, *more), solved.ladder.shape).dequantize(), solved.mean
+        weight, mean = QTensor((term, *more), ladder.shape).dequantize(), solved.mean
     else:
         moment = apart.gram if solved.mean is None else apart.centred()
         curvature = Curvature.of(moment, apart.count, term.format.span)
-        weight = rounded_anew(solved.matrix.reshape(site.groups, -1, site.columns), term, curvature).flatten(0, 1)
+        weight = rounded_anew(solved.matrix().reshape(site.groups, -1, site.columns), term, curvature).flatten(0, 1)
         mean = None if solved.mean is None else apart.mean
     arrays, bias = {site.weight: site.tensor(weight.numpy())}, site.uses[0].bias
     if mean is not None and bias is not None:
         old = model.initializer(bias)
-        arrays[bias] = (old + _shift(solved.matrix - weight, mean).reshape(old.shape)).astype(np.float32)
+        arrays[bias] = (old + shift_of(solved.matrix() - weight, mean).reshape(old.shape)).astype(np.float32)
     return arrays

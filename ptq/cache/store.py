@@ -1,0 +1,229 @@
+"""A folder of values by what they follow from: whole or not there at all, the least recently used ones dropped.
+
+An entry is a safetensors file with a description in its header, written beside its name and then moved there. Its name
+is a hash of its kind, of all that it follows from, and of the code of this package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ptq.cache.encoding import Encoder, decoded, fingerprint
+from ptq.errors import CacheError
+
+FOLDER: Final = "PTQ_CACHE"
+"""The environment variable that names the folder."""
+
+BOUND: Final = "PTQ_CACHE_GB"
+"""That of how many gigabytes are left there when a run ends."""
+
+_USUAL_BOUND: Final = 10.0
+_TREE, _KIND, _ABOUT = "ptq.tree", "ptq.kind", "ptq.about"
+_SUFFIX, _UNFINISHED = ".safetensors", ".unfinished"
+_STALE_SECONDS: Final = 3600.0
+_IN_MEMORY: Final = 1 << 28
+"""Bytes of entries that are held besides, so that small models are not read again and again."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one entry is; `used` is when, in seconds since 1970."""
+
+    path: Path
+    kind: str
+    about: str
+    bytes: int
+    used: float
+
+
+class Store:
+    """The entries of a folder; new ones are `about` what a user calls it by, such as the path of a model."""
+
+    def __init__(self, folder: Path, most_bytes: int, about: str = "") -> None:
+        """Open a folder, and make it where there is none.
+
+        Raises:
+            CacheError: it cannot be made.
+
+        """
+        self.folder, self.most_bytes, self.about = folder, most_bytes, about
+        self._memory: OrderedDict[Path, tuple[Any, int]] = OrderedDict()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def get(self, kind: str, key: Callable[[], Any], make: Callable[[], T]) -> T:
+        """What follows from a key, as it was made for an equal one once, else made now."""
+        return self.keep(kind, key, make).load()
+
+    def keep(self, kind: str, key: Callable[[], Any], make: Callable[[], T]) -> Kept[T]:
+        """The same, of which no more than there is room for stays in memory.
+
+        Raises:
+            CacheError: it cannot be written.
+
+        """
+        name = hashlib.sha256(f"{kind}\n{_code()}\n{fingerprint(key())}".encode()).hexdigest()
+        kept = Kept[T](self, self.folder / name[:2] / f"{name[2:]}{_SUFFIX}")
+        if kept.path in self._memory or self._read(kept.path) is not None:
+            with contextlib.suppress(OSError):
+                os.utime(kept.path)
+        else:
+            self._write(kept.path, kind, make())
+        return kept
+
+    def load(self, path: Path) -> Any:
+        """The value of an entry.
+
+        Raises:
+            CacheError: somebody removed it.
+
+        """
+        if path in self._memory:
+            self._memory.move_to_end(path)
+            return self._memory[path][0]
+        found = self._read(path)
+        if found is None:
+            raise CacheError(
+                f"{path} was removed while it was needed; run the same again, it goes on from where it was"
+            )
+        return found
+
+    def _read(self, path: Path) -> Any:
+        """None where there is no such entry, or none that can be read."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                tree = json.loads(file.metadata()[_TREE])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            value = decoded(tree, tensors)
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError, ImportError):
+            return None  # damaged, or not ours: made again
+        self._remember(path, value, tensors)
+        return value
+
+    def _write(self, path: Path, kind: str, value: Any) -> None:
+        encoder = Encoder()
+        told = {_TREE: json.dumps(encoder.tree(value)), _KIND: kind, _ABOUT: self.about}
+        unfinished = None
+        try:
+            path.parent.mkdir(exist_ok=True)
+            handle, name = tempfile.mkstemp(_UNFINISHED, dir=path.parent)
+            os.close(handle)
+            unfinished = Path(name)
+            save_file(encoder.tensors, unfinished, told)
+            unfinished.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise self._error(error) from error
+        finally:
+            if unfinished is not None:
+                unfinished.unlink(missing_ok=True)
+        self._remember(path, value, encoder.tensors)
+
+    def _remember(self, path: Path, value: Any, tensors: dict[str, Tensor]) -> None:
+        self._memory[path] = value, sum(tensor.nbytes for tensor in tensors.values())
+        while self._memory and sum(size for _, size in self._memory.values()) > _IN_MEMORY:
+            self._memory.popitem(last=False)
+
+    def entries(self) -> Iterator[Entry]:
+        """All of them, in no order; a file that cannot be read is one of no kind."""
+        for path in self.folder.glob(f"??/*{_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):
+                status, told = path.stat(), dict[str, str]()
+                with contextlib.suppress(OSError, SafetensorError), safe_open(path, framework="pt") as file:
+                    told = file.metadata() or {}
+                yield Entry(path, told.get(_KIND, ""), told.get(_ABOUT, ""), status.st_size, status.st_mtime)
+
+    def trim(self, most_bytes: int | None = None) -> int:
+        """Drop what was not used for longest until there are no more bytes than that, or than usual; how many went."""
+        for path in self.folder.glob(f"??/*{_UNFINISHED}"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS or most_bytes == 0:
+                    path.unlink()
+        held = []
+        for path in self.folder.glob(f"??/*{_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                held.append((status.st_mtime, status.st_size, path))
+        most = self.most_bytes if most_bytes is None else most_bytes
+        total = sum(size for _, size, _ in held)
+        dropped = 0
+        for _, size, path in sorted(held):
+            if total <= most:
+                break
+            path.unlink(missing_ok=True)
+            total, dropped = total - size, dropped + size
+        return dropped
+
+    def _error(self, error: Exception) -> CacheError:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return CacheError(
+            f"the cache {self.folder} cannot be written ({reason}); free space, run ptq cache clear, or name another "
+            f"folder by {FOLDER}"
+        )
+
+
+@dataclass(frozen=True)
+class Kept(Generic[T]):
+    """A value in a store."""
+
+    store: Store
+    path: Path
+
+    def load(self) -> T:
+        """The value.
+
+        Raises:
+            CacheError: somebody removed it.
+
+        """
+        found: T = self.store.load(self.path)
+        return found
+
+
+def opened(about: str = "") -> Store:
+    """The store of this user: the folder that the environment names, else the usual place of caches.
+
+    Raises:
+        CacheError: it cannot be made, or the environment says no size.
+
+    """
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptq"
+    said = os.environ.get(BOUND) or str(_USUAL_BOUND)
+    try:
+        most = float(said)
+    except ValueError:
+        most = -1.0
+    if not 0 <= most < float("inf"):
+        raise CacheError(f"{BOUND}={said} is no number of gigabytes; give for example {BOUND}=10")
+    return Store(Path(os.environ.get(FOLDER) or usual), int(most * 1e9), about)
+
+
+@cache
+def _code() -> str:
+    """A hash of the code whose results these are, by which every version has its own entries."""
+    found = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for folder in (root, root.parent / "calibration"):
+        for path in sorted(folder.rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()

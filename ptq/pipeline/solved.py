@@ -1,0 +1,248 @@
+"""Every site of a plan in all sizes that it can have: one at a time in memory, all on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calibration.observers import Moment
+from ptq import formats
+from ptq.cache import Kept, Store
+from ptq.errors import ModelError
+from ptq.ladder import Ladder
+from ptq.lowering import Execution
+from ptq.method import Method
+from ptq.model.graph import Model
+from ptq.model.sites import Site
+from ptq.pipeline.calibrate import Statistics
+from ptq.pipeline.distributions import Shown, shown
+from ptq.pipeline.stages import Stages
+from ptq.qtensor import QTensor
+from ptq.ranges import affine
+from ptq.recipe import Plan
+from ptq.solve import Curvature, on_grid
+
+_MOST_BIAS_STEPS = 2.0**30
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What the weights of all sites are quantized from, and where they are kept."""
+
+    model: Model
+    plan: Plan
+    executions: Mapping[str, Execution]
+    statistics: Statistics | None
+    store: Store
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """What is kept of a site: its ladder, and how it looks to people where there is one size."""
+
+    ladder: Ladder
+    shown: Shown | None
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A site in all its sizes; those in memory, `ladder`, have no numbers (`Ladder.outlined`)."""
+
+    site: Site
+    ladder: Ladder
+    sizes: Kept[Sizes]
+    model: Model
+    execution: Execution
+    measured: bool
+    mean: Tensor | None
+    """Mean input `(groups, in)`, when the site has a bias of its own that can take up the mean error."""
+
+    def matrix(self) -> Tensor:
+        """The weight in float, `(out, in)`."""
+        return matrix_of(self.model, self.site)
+
+    def full(self) -> Ladder:
+        """The sizes with their numbers."""
+        return self.sizes.load().ladder
+
+    def pick(self, rung: Tensor) -> SiteWeights:
+        """The site with each row on a rung."""
+        shift = None if self.mean is None else shift_of(self.matrix() - self.full().pick(rung).dequantize(), self.mean)
+        error = self.ladder.error.gather(0, rung[None]).double().sum()
+        power = float(self.ladder.power.double().sum())
+        return SiteWeights(self, rung, shift, float(error), power)
+
+
+@dataclass(frozen=True, eq=False)
+class SiteWeights:
+    """A quantized site: what its bias gains `(out,)`, error and power of its output.
+
+    Where `measured` is not so, these are of the weight itself.
+    """
+
+    solved: Solved
+    rung: Tensor
+    bias_shift: np.ndarray | None
+    error: float
+    power: float
+
+    def read(self) -> QTensor:
+        """The weight."""
+        return self.solved.full().pick(self.rung)
+
+    @property
+    def outline(self) -> QTensor:
+        """The weight without its numbers, which says what it takes."""
+        return self.solved.ladder.pick(self.rung)
+
+    @property
+    def measured(self) -> bool:
+        """Whether error and power are those of the output."""
+        return self.solved.measured
+
+    def shown(self) -> Shown:
+        """How it looks to people."""
+        kept = self.solved.sizes.load().shown
+        return kept or shown(self.solved.matrix(), self.read(), self.solved.execution)
+
+
+def shift_of(residual: Tensor, mean: Tensor) -> np.ndarray:
+    """What a bias takes up of a residual `(out, in)` where that is the mean input `(groups, in)`; `(out,)`."""
+    apart = residual.double().reshape(len(mean), -1, mean.shape[1])
+    shift: np.ndarray = (apart @ mean.double()[:, :, None]).reshape(-1).float().numpy()
+    return shift
+
+
+def matrix_of(model: Model, site: Site) -> Tensor:
+    """The weight of a site in float, `(out, in)`.
+
+    Raises:
+        ModelError: it has numbers that no format holds.
+
+    """
+    array = model.matrix(site)
+    if not np.isfinite(array).all():
+        raise ModelError(
+            f"the weight {site.weight!r} of {site.name} has NaN or infinite numbers, which no quantization keeps; "
+            f"repair the model, or give --keep-float for this layer"
+        )
+    return torch.from_numpy(np.require(array, np.float32, ("C", "W")))
+
+
+def check_finite(model: Model, plan: Plan) -> None:
+    """Refuse weights that no format holds before anything runs; those that stay in files, when they are read.
+
+    Raises:
+        ModelError: one of a layer that is to be quantized is NaN or infinite.
+
+    """
+    for site in model.sites:
+        if plan.methods[site.name] is not None and not model.is_streamed(site.weight):
+            matrix_of(model, site)
+
+
+def solved_sites(given: Given, stages: Stages) -> dict[str, Solved]:
+    """Every site that is quantized, in all sizes that it can have."""
+    chosen = [site for site in given.model.sites if given.plan.methods[site.name] is not None]
+    with stages.stage("quantize", len(chosen)) as advance:
+        solved = {}
+        for site in chosen:
+            solved[site.name] = _solved(given, site)
+            advance()
+    return solved
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """All that the sizes of a site follow from; `weight` is `(groups, rows, in)`."""
+
+    weight: Tensor
+    method: Method
+    points: int | None
+    most: int
+    least_scale: Tensor | None
+    moment: Moment | None
+    centred: bool
+    execution: str
+
+    def answer(self) -> Sizes:
+        span = self.method.scheme.format.span
+        if self.moment is None:
+            curvature = Curvature.unknown(len(self.weight), self.weight.shape[2])
+        else:
+            gram = self.moment.centred() if self.centred else self.moment.gram
+            curvature = Curvature.of(gram, self.moment.count, span)
+        ladder = self._ladder(curvature)
+        if len(ladder.rungs) > 1:
+            return Sizes(ladder, None)
+        weight = ladder.pick(ladder.all_on(0))
+        return Sizes(ladder, shown(self.weight.flatten(0, 1), weight, Execution(self.execution)))
+
+    def _ladder(self, curvature: Curvature) -> Ladder:
+        """A weight as it is where it lies on a grid of the format, else as the method makes it."""
+        least = self.least_scale
+        exact = on_grid(self.weight, self.method.scheme, curvature, self.most)
+        if exact is not None and (least is None or bool((exact.rungs[0][0].scale >= least).all())):
+            return exact
+        return self.method.ladder(self.weight, curvature, points=self.points, least_scale=least)
+
+
+def _solved(given: Given, site: Site) -> Solved:
+    """A site in its sizes, those of before where it is the same."""
+    model, statistics = given.model, given.statistics
+    method = given.plan.methods[site.name]
+    if method is None:
+        raise AssertionError
+    moment = None if statistics is None else statistics.moments.get(site.name)
+    own_bias = moment is not None and model.has_own_bias(site)
+    mean = None if statistics is None else statistics.means.get(site.name)
+    if moment is not None:
+        mean = moment.mean if own_bias else None
+    question = _Question(
+        matrix_of(model, site).reshape(site.groups, -1, site.columns),
+        method,
+        given.plan.sites[site.name].said.points,
+        most_steps(given.plan),
+        _least_scale(given, site),
+        moment,
+        own_bias,
+        given.executions[site.name].value,
+    )
+    sizes = given.store.keep("layer", lambda: question, question.answer)
+    ladder = sizes.load().ladder.outlined()
+    return Solved(site, ladder, sizes, model, given.executions[site.name], moment is not None, mean)
+
+
+def is_on_grid(model: Model, plan: Plan, site: Site) -> bool:
+    """Whether a weight is stored as it is, so that nothing may be multiplied into it before."""
+    method = plan.methods[site.name]
+    if method is None:
+        return False
+    weight = torch.from_numpy(np.array(model.matrix(site), np.float32)).reshape(site.groups, -1, site.columns)
+    return on_grid(weight, method.scheme, Curvature.unknown(site.groups, site.columns), most_steps(plan)) is not None
+
+
+def most_steps(plan: Plan) -> int:
+    """The largest integer that a weight may be."""
+    return formats.most_steps(portable=plan.recipe.portable)
+
+
+def _least_scale(given: Given, site: Site) -> Tensor | None:
+    """Scales below this would make the int32 bias overflow, which is counted in steps of input times weight."""
+    model, statistics = given.model, given.statistics
+    if statistics is None or given.executions[site.name] is not Execution.STATIC:
+        return None
+    least = None
+    for use in site.uses:
+        seen = statistics.ranges.get(use.input)
+        if use.bias is None or seen is None:
+            continue
+        step, _ = affine(formats.get("uint8"), seen.low, seen.high)
+        bias = torch.from_numpy(np.abs(model.initializer(use.bias).astype(np.float64)).reshape(-1))
+        here = (bias / (float(step) * _MOST_BIAS_STEPS)).float().expand(site.rows)
+        least = here if least is None else least.maximum(here)
+    return least
