@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -11,17 +12,22 @@ from types import FrameType
 import click
 
 import ptq
+from cli.cache import cache
 from cli.compare import compare
 from cli.diagnose import diagnose
 from cli.formats import formats
 from cli.help import Group
 from cli.inspect import inspect
+from cli.interrupt import ends_soon
 from cli.quantize import quantize
 from cli.recipes import recipes
 from cli.sweep import sweep
 from ptq.errors import PtqError
 
 USAGE_EXIT, INTERRUPTED_EXIT = 2, 130
+_INTERRUPTED = "interrupted; nothing was written, and what was finished is kept: the same command goes on from there"
+_OUT_OF_MEMORY = "out of memory; nothing was written, use a machine with more or a smaller model"
+_TORCH_OUT_OF_MEMORY = "can't allocate memory"
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -35,6 +41,7 @@ def commands() -> None:
 
 
 commands.add_command(quantize)
+commands.add_command(cache)
 commands.add_command(compare)
 commands.add_command(diagnose)
 commands.add_command(formats)
@@ -49,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # want the cores too: rounding MiniLM beside two busy ones took 117 s, and takes 9 s so
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_run(None if arguments is None else list(arguments)))
+    with ends_soon(_give_up):
+        code = _run(None if arguments is None else list(arguments))
+    sys.exit(code)
 
 
 def _run(arguments: list[str] | None) -> int:  # noqa: PLR0911  (one for each kind of error)
@@ -63,9 +72,13 @@ def _run(arguments: list[str] | None) -> int:  # noqa: PLR0911  (one for each ki
     except click.ClickException as error:
         return _fail(error.format_message(), USAGE_EXIT)
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written", INTERRUPTED_EXIT)
+        return _fail(_INTERRUPTED, INTERRUPTED_EXIT)
     except MemoryError:
-        return _fail("out of memory; nothing was written, use a machine with more or a smaller model", 1)
+        return _fail(_OUT_OF_MEMORY, 1)
+    except RuntimeError as error:
+        if _TORCH_OUT_OF_MEMORY not in str(error):
+            raise
+        return _fail(_OUT_OF_MEMORY, 1)
     except OSError as error:
         return _fail(
             f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; nothing was written", 1
@@ -76,6 +89,13 @@ def _run(arguments: list[str] | None) -> int:  # noqa: PLR0911  (one for each ki
 def _fail(message: str, code: int) -> int:
     click.echo(f"ptq: {' '.join(message.split())}", err=True)
     return code
+
+
+def _give_up() -> None:
+    """End the process in the middle of a call that does not come back; files that pass are removed as usual."""
+    _fail(_INTERRUPTED, INTERRUPTED_EXIT)
+    atexit._run_exitfuncs()
+    os._exit(INTERRUPTED_EXIT)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,17 @@ from ptq.model.save import serialized
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept of runs is kept apart from that of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PTQ_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What runs keep is kept apart from that of the user, and of other tests."""
+    """And each test begins with nothing."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("PTQ_CACHE", str(folder))
     return folder

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from ptq.audit.costs import Cost, file_bytes, load, peak_bytes
+from ptq.audit.costs import Cost, file_bytes, load, peak_bytes, session_bytes
 from ptq.audit.graphs import optimized_graph
 from ptq.audit.kernels import Kernel, find_kernels
 from ptq.audit.timing import Latency, latency
@@ -28,7 +28,8 @@ class Audit:
 
     `parity_db` is the signal-to-noise ratio of its outputs at full optimization against optimization disabled: None
     when they are equal. It, `latency` and the memory are None too when there was no data to run on, and all but
-    the bytes is None or empty when the file is only checked as written.
+    the bytes is None or empty when the file is only checked as written. `absent` says which files were not loaded for
+    want of memory, and how much they take.
     """
 
     kernels: Mapping[str, Kernel]
@@ -36,6 +37,7 @@ class Audit:
     latency: Latency | None
     reference: Cost
     quantized: Cost
+    absent: Mapping[Path, str] = field(default_factory=dict)
 
     @property
     def integer_sites(self) -> int:
@@ -43,35 +45,60 @@ class Audit:
         return sum(kernel.integer for kernel in self.kernels.values())
 
 
-def audit(reference: Path, quantized: Path, feeds: Sequence[Feeds], checks: Checks = Checks.OPTIMIZED) -> Audit:
+def audit(
+    reference: Path,
+    quantized: Path,
+    feeds: Sequence[Feeds],
+    checks: Checks = Checks.OPTIMIZED,
+    room: int | None = None,
+) -> Audit:
     """Audit a quantized file as written, against the float file; a few samples of `feeds` are run.
+
+    A file that takes more than the bytes of memory in `room` is not loaded.
 
     Raises:
         AuditError: the quantized file does not check, load or run.
 
     """
     _check(quantized, inferred=_is_inferred(reference))
+    absent = {path: why for path in (reference, quantized) if (why := _too_large(path, room)) is not None}
+    if quantized in absent:
+        return Audit({}, None, None, _size(reference), _size(quantized), absent)
     if checks is Checks.AS_WRITTEN:
         _run_as_written(quantized, feeds)
-        return Audit({}, None, None, *(Cost(file_bytes(path), None, None) for path in (reference, quantized)))
+        return Audit({}, None, None, _size(reference), _size(quantized))
     kernels = kernels_of(quantized)
-    float_session, float_seconds = load(reference)
+    float_session, float_seconds = (None, None) if reference in absent else load(reference)
     session, seconds = load(quantized)
-    one = next(_samples(feeds, 1, session.batch or float_session.batch), None)
+    fixed = session.batch or (None if float_session is None else float_session.batch)
+    one = next(_samples(feeds, 1, fixed), None)
     try:
         parity = _parity(quantized, session, feeds)
-        speed = latency(float_session, session, one) if one is not None else None
+        speed = None if one is None or float_session is None else latency(float_session, session, one)
     except ModelError as error:
         raise AuditError(f"{quantized}: {error}") from error
     del float_session, session
-    peaks = [peak_bytes(path, one) if one is not None else None for path in (reference, quantized)]
+    peaks = {path: peak_bytes(path, one) for path in (reference, quantized) if one is not None and path not in absent}
     return Audit(
         kernels,
         parity,
         speed,
-        Cost(file_bytes(reference), float_seconds, peaks[0]),
-        Cost(file_bytes(quantized), seconds, peaks[1]),
+        Cost(file_bytes(reference), float_seconds, peaks.get(reference)),
+        Cost(file_bytes(quantized), seconds, peaks.get(quantized)),
+        absent,
     )
+
+
+def _size(path: Path) -> Cost:
+    return Cost(file_bytes(path), None, None)
+
+
+def _too_large(path: Path, room: int | None) -> str | None:
+    """How much more a session of a file takes than there is; None where it fits."""
+    needed = session_bytes(path)
+    if room is None or needed <= room:
+        return None
+    return f"it takes about {needed / 1e9:.2g} GB of memory, {room / 1e9:.2g} GB are free"
 
 
 def _is_inferred(reference: Path) -> bool:

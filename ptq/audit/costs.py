@@ -22,6 +22,7 @@ from ptq.model.session import Session
 _FLOATS = frozenset({
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE
 })  # fmt: skip
+_SESSION = 1 << 26
 _SCRIPT = Path(__file__).with_name("memory.py")
 
 
@@ -43,6 +44,11 @@ def file_bytes(path: Path) -> int:
     entries = (entry for tensor in _tensors(model.graph) for entry in tensor.external_data)
     files: set[Path] = {path.parent / entry.value for entry in entries if entry.key == "location"}
     return path.stat().st_size + sum(file.stat().st_size for file in files)
+
+
+def session_bytes(path: Path) -> int:
+    """What a session of a file takes at most: its weights, and once more as kernels want them."""
+    return 2 * file_bytes(path) + _SESSION
 
 
 def tensor_bits(path: Path) -> int:

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ptq.cache.encoding import Encoder, decoded, fingerprint
+from ptq.cache.locks import earliest
 from ptq.errors import CacheError
 
 FOLDER: Final = "PTQ_CACHE"
@@ -154,7 +155,11 @@ class Store:
                 yield Entry(path, told.get(_KIND, ""), told.get(_ABOUT, ""), status.st_size, status.st_mtime)
 
     def trim(self, most_bytes: int | None = None) -> int:
-        """Drop what was not used for longest until there are no more bytes than that, or than usual; how many went."""
+        """Drop what was not used for longest until there are no more bytes than that, or than usual; how many went.
+
+        What may be of a run that is going on stays.
+        """
+        going = earliest(self.folder)
         for path in self.folder.glob(f"??/*{_UNFINISHED}"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _STALE_SECONDS or most_bytes == 0:
@@ -167,8 +172,8 @@ class Store:
         most = self.most_bytes if most_bytes is None else most_bytes
         total = sum(size for _, size, _ in held)
         dropped = 0
-        for _, size, path in sorted(held):
-            if total <= most:
+        for used, size, path in sorted(held):
+            if total <= most or used >= going:
                 break
             path.unlink(missing_ok=True)
             total, dropped = total - size, dropped + size

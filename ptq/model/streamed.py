@@ -124,9 +124,10 @@ def pieces(tensor: ir.TensorProtocol) -> Iterator[bytes]:
 class Spool:
     """A file that the large weights of a graph go to as they are made, and are read from while it is open."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """A file in a folder, or where the system has those that pass."""
-        self._folder = tempfile.TemporaryDirectory(prefix=".ptq-", dir=folder)
+    def __init__(self, output: Path | None = None) -> None:
+        """A file on the disk of an output, or where the system has those that pass."""
+        folder, name = (None, "ptq") if output is None else (output.parent, output.name)
+        self._folder = tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder)
         self._path = Path(self._folder.name) / "weights"
         self._end = 0
 

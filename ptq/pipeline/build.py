@@ -67,7 +67,7 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, 
     weights = steps.after(model, quantized)
     plan = plan.without([name for name, made in plan.methods.items() if made and name not in weights], _IN_TIME)
     executions = {name: how if name in weights else Execution.FLOAT for name, how in executions.items()}
-    with stages.stage("lower"), Spool(None if job.output is None else job.output.parent) as spool:
+    with stages.stage("lower"), Spool(job.output) as spool:
         lowered = lowering(weights, spool)
         lowered.graph.metadata_props[MANIFEST] = manifest(job.model, recipe, data)
         written = Written.of(lowered, job.output)

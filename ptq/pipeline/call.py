@@ -8,6 +8,7 @@ from typing import Any
 
 from calibration.images import ImageOptions
 from calibration.spec import InputSpec
+from ptq.cache import held, opened
 from ptq.errors import OptionError
 from ptq.model.capture import CaptureOptions
 from ptq.pipeline import auto, single
@@ -17,6 +18,7 @@ from ptq.pipeline.diagnose import Diagnosed, single_recipe
 from ptq.pipeline.diagnose import diagnose as diagnose_layers
 from ptq.pipeline.inspect import inspect as inspect_model
 from ptq.pipeline.job import Job
+from ptq.pipeline.output import clear
 from ptq.pipeline.result import Result
 from ptq.pipeline.size import Size
 from ptq.pipeline.stages import Stages
@@ -32,10 +34,17 @@ def run(about: Job, recipe: Recipe | Auto, stages: Stages) -> Result:
 
     Raises:
         OptionError: there is a size to meet, and only one recipe.
+        OutputError: another run is writing the same output.
 
     """
     _check(about, recipe)
-    return auto.run(about, recipe, stages) if isinstance(recipe, Auto) else single.run(about, recipe, stages)
+    store = opened(about.about)
+    with held(about.output, store.folder):
+        if about.output is not None:
+            clear(about.output)
+        done = auto.run(about, recipe, stages) if isinstance(recipe, Auto) else single.run(about, recipe, stages)
+    store.trim()
+    return done
 
 
 def preview(about: Job, recipe: Recipe | Auto, stages: Stages) -> Outline | Trials:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from ptq.model.sites import Site
 from ptq.pipeline.distributions import activations, points_by_part
 from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, digest, versions
+from ptq.pipeline.memory import available_bytes
 from ptq.pipeline.notes import data_warnings, notes_of
 from ptq.pipeline.portability import portability
 from ptq.pipeline.stages import Stages
@@ -47,11 +49,12 @@ def describe(
     feeds = [] if seen is None else [batch.feeds for batch in seen.take(4).batches(4)]
     held = made.data or made.evaluation
     with stages.stage("audit"):
-        found = audit(reference.unrounded, written, feeds, made.target.checks)
+        found = audit(reference.unrounded, written, feeds, made.target.checks, available_bytes())
         fmt = made.plan.activations
-        elsewhere = _portability(made, seen, reference.given, written)
+        elsewhere = None if found.absent else _portability(made, seen, reference.given, written)
         shown = () if held is None else activations(made.model, made.lowered, made.executions, fmt, held)
-    accuracy = None if seen is None else _accuracy(made, seen, reference.given, written, stages)
+    measured = None if found.absent else seen
+    accuracy = None if measured is None else _accuracy(made, measured, reference.given, written, stages)
     layers = tuple(_layer(made, site, found) for site in made.model.sites)
     quantized = [layer for layer in layers if layer.execution != Execution.FLOAT.value]
     counts = {layer.site: math.prod(layer.shape) for layer in layers}
@@ -71,13 +74,21 @@ def describe(
         accuracy=accuracy,
         file=_file(found),
         stages=dict(stages.seconds),
-        notes=notes_of(made, bits, accuracy),
+        notes=(*notes_of(made, bits, accuracy), *_not_run(found, written)),
         warnings=(),
         elsewhere=made.elsewhere,
         activations=shown,
         portability=elsewhere,
+        unloaded=found.absent.get(written),
     )
     return dataclasses.replace(report, warnings=(*warnings_of(report, max_drop), *data_warnings(made)))
+
+
+def _not_run(found: Audit, written: Path) -> Iterator[str]:
+    """What is not known as the float model was not run; of the file itself there is a warning."""
+    for path, why in found.absent.items():
+        if path != written:
+            yield f"the float model was not run, {why}: latency and accuracy were not measured"
 
 
 def _portability(made: Made, seen: Dataset | None, reference: Path, written: Path) -> Portability | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def needed_bytes(wanted: Mapping[str, tuple[Key, ...]], *, apart: bool) -> int:
 def available_bytes(root: Path = Path("/")) -> int | None:
     """The memory that is free for this process, in the machine and in its control groups; None when nobody tells."""
     machine = _number(_fields(root / "proc/meminfo").get("MemAvailable:"))
-    known = [*_free_in_groups(root), *([] if machine is None else [1024 * machine])]
+    known = [*_free_in_groups(root), *_free_in_limit(root), *([] if machine is None else [1024 * machine])]
     if known or root != Path("/"):
         return min(known, default=None)
     try:
@@ -66,6 +67,14 @@ def resident_bytes(root: Path = Path("/")) -> int:
     """What this process holds in memory, or has held at most where the system does not tell what it holds now."""
     now = _number(_fields(root / "proc/self/status").get("VmRSS:"))
     return peak() if now is None else 1024 * now
+
+
+def _free_in_limit(root: Path) -> Iterable[int]:
+    """What is left of the address space that this process may have, where that is limited."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = _number(_fields(root / "proc/self/status").get("VmSize:"))
+    if limit != resource.RLIM_INFINITY and used is not None:
+        yield max(limit - 1024 * used, 0)
 
 
 def _free_in_groups(root: Path) -> Iterable[int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -81,6 +84,14 @@ def publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
     else:
         os.link(temporary, path)  # unlike a rename, this fails where there is a file
         temporary.unlink()
+
+
+def clear(path: Path) -> None:
+    """Remove what runs for an output left beside it that were killed; to be called where no other one is going on."""
+    left = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}")  # as `tempfile` calls them
+    for each in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if left.fullmatch(each.name) and each.is_dir():
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def refused(path: Path, error: OSError) -> OutputError:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from calibration.dataset import Dataset, fit
 from calibration.sources import open_data
-from ptq.cache import opened
+from ptq.cache import Store, held, opened
 from ptq.errors import ModelError, OptionError, OutputError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
@@ -64,7 +64,10 @@ def sweep(about: Swept, stages: Stages) -> Sweep:
         fit(unseen, model.inputs)
         data = None if source is None else fit(source, model.inputs)
         job = Job(path, source, images=compared.images, capture=CaptureOptions())
-        points = list(_quantized(about, job, data, stages))
+        store = opened(job.about)
+        with held(about.folder, store.folder):
+            points = list(_quantized(about, job, data, store, stages))
+        store.trim()
         done = [point for point in points if point.refused is None]
         if not done:
             raise OptionError(f"no recipe of {len(points)} fits the model: {points[0].name}: {points[0].refused}")
@@ -75,17 +78,16 @@ def sweep(about: Swept, stages: Stages) -> Sweep:
     return Sweep(replace(found, reference=replace(found.reference, path=name)), (*points, *refused))
 
 
-def _quantized(about: Swept, job: Job, data: Dataset | None, stages: Stages) -> Iterator[SweptPoint]:
+def _quantized(about: Swept, job: Job, data: Dataset | None, store: Store, stages: Stages) -> Iterator[SweptPoint]:
     """Every point of the grid, as far as it can be quantized; the files are in the folder."""
-    store = opened(job.about)
     with stages.stage("sweep", len(about.points)) as advance:
         for point in about.points:
             path = about.folder / f"{point.name}.onnx"
             named = Path(path.name) if about.passing else path
             found = SweptPoint(point.name, path.name, _command(about, point, named))
             origin = manifest(job.model, point.recipe, data)
-            held = _manifest(path)
-            if held == origin:
+            there = _manifest(path)
+            if there == origin:
                 yield replace(found, kept=True)
                 stages.say(f"{point.name}: was there already")
             else:
@@ -98,7 +100,7 @@ def _quantized(about: Swept, job: Job, data: Dataset | None, stages: Stages) -> 
                     stages.say(f"{point.name}: refused, {error}")
                 else:
                     size, seconds = written.bytes, sum(quiet.seconds.values())
-                    written.move(path, overwrite=held is not None)
+                    written.move(path, overwrite=there is not None)
                     yield replace(found, seconds=seconds)
                     stages.say(f"{point.name}: {size / 1e6:.2f} MB, made in {seconds:.1f} s")
             advance()

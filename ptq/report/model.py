@@ -107,6 +107,8 @@ class Report:
     """What quantized layers compute with, in the order in which it is made; empty without data."""
     portability: Portability | None = None
     """None where no product is computed in int8, or there was nothing to run on."""
+    unloaded: str | None = None
+    """Why it was not loaded, None where it was: then nothing is known of its kernels."""
     trials: Trials | None = None
     """Where the recipe was chosen among several: what they came to."""
     schema: int = SCHEMA
@@ -121,6 +123,8 @@ class Report:
         """Why its speed was not measured, None where it was."""
         if self.elsewhere is not None:
             return f"for {self.elsewhere}"
+        if self.unloaded is not None:
+            return "not loaded"
         return "no data to run on" if self.file.latency_ratio is None else None
 
     @property

@@ -101,7 +101,7 @@ def _layers(report: Report) -> Iterator[Row]:
     histogram = ", ".join(f"{count:,} {mix}" for mix, count in report.mixes.items())
     points = f"   channels by points: {histogram}" if len(report.mixes) > 1 else ""
     yield "weights", "32 bits", f"{report.bits_per_weight:.2f} bits each{points}"
-    if report.elsewhere is None:
+    if report.elsewhere is None and report.unloaded is None:
         integer = sum(layer.integer for layer in report.layers)
         kernels = ", ".join(f"{count} {name}" for name, count in report.kernels.items())
         yield "kernels", "", f"{integer} of {len(report.computing)} layers in int8 ({kernels})"

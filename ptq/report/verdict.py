@@ -34,8 +34,10 @@ def _warnings(report: Report, max_drop: float) -> Iterator[str]:
     quantized = report.quantized
     if not quantized:
         yield f"0 of {len(report.layers)} layers are quantized; give a narrower --keep-float"
+    if report.unloaded is not None:
+        yield f"the file was not loaded, {report.unloaded}; check it where there is more"
     meant = [layer for layer in quantized if layer.execution in MEANT_INTEGER]
-    slow = [layer for layer in meant if not layer.integer]
+    slow = [layer for layer in meant if not layer.integer] if report.unloaded is None else []
     if slow:
         yield f"{len(slow)} of {len(meant)} layers run in float although quantized: {_named(slow)}"
     seized = [layer for layer in report.layers if layer.execution == "float" and layer.integer]
