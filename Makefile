@@ -15,7 +15,7 @@ DEMO := examples/digits
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format docs clean
+.PHONY: help demo test slow long lint format docs clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: $(VENV)/.installed-dev  ## run the tests (under 5 minutes on 2 cores)
 
 slow: $(VENV)/.installed-dev  ## run the tests that are marked slow
 	$(PYTEST) -m slow
+
+long: $(VENV)/.installed-dev  ## run the tests of large models, killed runs and hostile input, which .ci/run runs too
+	$(PYTEST) -m long
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check

@@ -157,7 +157,7 @@ def solved_sites(given: Given, stages: Stages) -> dict[str, Solved]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Question:
+class Question:
     """All that the sizes of a site follow from; `weight` is `(groups, rows, in)`."""
 
     weight: Tensor
@@ -170,6 +170,7 @@ class _Question:
     execution: str
 
     def answer(self) -> Sizes:
+        """The sizes."""
         span = self.method.scheme.format.span
         if self.moment is None:
             curvature = Curvature.unknown(len(self.weight), self.weight.shape[2])
@@ -202,7 +203,7 @@ def _solved(given: Given, site: Site) -> Solved:
     mean = None if statistics is None else statistics.means.get(site.name)
     if moment is not None:
         mean = moment.mean if own_bias else None
-    question = _Question(
+    question = Question(
         matrix_of(model, site).reshape(site.groups, -1, site.columns),
         method,
         given.plan.sites[site.name].said.points,

@@ -1,0 +1,180 @@
+"""A model larger than the memory there is: one weight at a time is in it, whatever is done with all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import many_layers
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from command import Command
+
+from ptq.errors import ModelFileError, OutputError
+from ptq.model.capture import CaptureOptions, capture
+from ptq.model.graph import Model
+from ptq.model.save import digest, serialized, write
+from ptq.model.streamed import Spool, Streamed
+from ptq.pipeline.written import Written
+
+LIMITED = """
+import resource, sys
+import cli, onnxscript.optimizer, onnxscript.rewriter.rules.common, onnxscript.version_converter
+import ptq.pipeline, ptq.report, torch
+
+def size() -> int:
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmSize:")).split()[1])
+
+limit = size() + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+cli.main(sys.argv[2:])
+"""
+
+
+def run_with(spare: int, *arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
+    """The command line in a process whose address space grows by no more than that."""
+    told = {"PTQ_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", LIMITED, str(spare), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=told, check=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", [("rtn", "--group", "32"), ("hqq", "--group", "64"), ("multipoint",)])
+def test_memory_is_that_of_one_weight(tmp_path: Path, method: tuple[str, ...]) -> None:
+    """With less than half of the network in memory, and 4 weights and 500 MB at most (issue 7)."""
+    model, output = tmp_path / "many.onnx", tmp_path / "many.int4.onnx"
+    layers, width = 300, 1024
+    weight = many_layers.write(model, layers, width)
+    spare = 4 * weight + 500_000_000
+    assert layers * weight > 2 * spare
+    done = run_with(
+        spare, "quantize", model, "--weights", "int4", "--method", *method, "-o", output, cache=tmp_path / "cache"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "latency and accuracy were not measured" in done.stdout or "not loaded" in done.stdout
+    graph = onnx.load(output).graph
+    assert sum(node.name.startswith("layer") for node in graph.node) == layers
+
+
+def test_weights_are_read_anew_and_never_kept(tmp_path: Path) -> None:
+    path = tmp_path / "many.onnx"
+    many_layers.write(path, 3, 16)
+    model = Model.of(capture(path, CaptureOptions()))
+    tensors = [value.const_value for value in model.graph.graph.initializers.values()]
+    assert [type(tensor) for tensor in tensors] == [Streamed] * 3
+    first = model.initializer("layer1.weight")
+    np.testing.assert_array_equal(first, np.fromfile(f"{path}.data", np.float32, 256, offset=4096).reshape(16, 16))
+    assert model.initializer("layer1.weight") is not first
+    Path(f"{path}.data").write_bytes(b"short")
+    with pytest.raises(ModelFileError, match=r"ends behind the end of .*many.onnx.data, which has changed"):
+        model.initializer("layer1.weight")
+    Path(f"{path}.data").unlink()
+    with pytest.raises(ModelFileError, match=r"many.onnx.data, which has the weight 'layer1.weight': No such file"):
+        model.initializer("layer1.weight")
+
+
+def test_an_older_opset_keeps_its_weights(tmp_path: Path) -> None:
+    path = tmp_path / "many.onnx"
+    many_layers.write(path, 2, 16)
+    proto = onnx.load(path, load_external_data=False)
+    proto.opset_import[0].version = 13
+    onnx.save(proto, path)
+    assert Model.of(capture(path, CaptureOptions())).initializer("layer1.weight").shape == (16, 16)
+
+
+def test_small_weights_and_whole_numbers_beside_a_model(tmp_path: Path, ptq: Command) -> None:
+    """What stands in a file of its own is as good as what does not, whatever its size and type."""
+    path, inside = tmp_path / "beside.onnx", tmp_path / "inside.onnx"
+    many_layers.write(path, 2, 16)
+    onnx.save(onnx.load(path), inside)
+    for each in (path, inside):
+        assert ptq("quantize", each, "--method", "rtn", "-o", each.with_suffix(".q.onnx")).code == 0
+    stored = [
+        {tensor.name: tensor.raw_data for tensor in onnx.load(each.with_suffix(".q.onnx")).graph.initializer}
+        for each in (path, inside)
+    ]
+    assert stored[0] == stored[1]
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Model:
+    path = tmp_path / "many.onnx"
+    many_layers.write(path, 3, 256)
+    return Model.of(capture(path, CaptureOptions()))
+
+
+def outputs(path: Path) -> np.ndarray:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    x = np.linspace(-1, 1, 512, dtype=np.float32).reshape(1, 2, 256)
+    found: list[np.ndarray] = session.run(None, {"x": x})
+    return found[0]
+
+
+def test_one_file_or_two_are_the_same_network(network: Model, tmp_path: Path) -> None:
+    one, two = tmp_path / "one" / "m.onnx", tmp_path / "two" / "m.onnx"
+    for path in (one, two):
+        path.parent.mkdir()
+    assert write(network, one) is None
+    assert write(network, two, most_bytes=1000) == two.with_name("m.onnx.data")
+    assert one.read_bytes() == serialized(network)
+    assert two.stat().st_size < 2000
+    onnx.checker.check_model(str(two), full_check=True)
+    np.testing.assert_array_equal(outputs(one), outputs(two))
+    np.testing.assert_array_equal(outputs(one), outputs(tmp_path / "many.onnx"))
+
+
+def test_a_digest_is_of_the_weights_too(network: Model, tmp_path: Path) -> None:
+    before = digest(network)
+    assert digest(network) == before
+    data = tmp_path / "many.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[5000] ^= 1
+    data.write_bytes(content)
+    assert digest(network) != before
+
+
+def test_what_is_spooled_is_read_from_there(network: Model) -> None:
+    graph = network.graph.clone().graph
+    graph.initializers["layer0.weight"].const_value = ir.tensor(np.ones((256, 256), np.float32), name="layer0.weight")
+    with Spool() as spool:
+        spool.take(graph)
+        held = graph.initializers["layer0.weight"].const_value
+        assert isinstance(held, Streamed)
+        assert held.numpy().sum() == 256 * 256
+    with pytest.raises(ModelFileError, match="No such file"):
+        held.numpy()
+
+
+def test_two_files_come_to_their_place_together(network: Model, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    written = Written.of(network, output, most_bytes=1000)
+    assert {each.name for each in tmp_path.iterdir() if not each.name.startswith(".")} == {
+        "many.onnx",
+        "many.onnx.data",
+    }
+    other = tmp_path / "copy.onnx"
+    written.copy(other, overwrite=False)
+    written.move(output, overwrite=False)
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
+    expected = outputs(tmp_path / "many.onnx")
+    for path in (output, other):
+        np.testing.assert_array_equal(outputs(path), expected)
+        assert path.with_name(f"{path.name}.data").stat().st_nlink == 1
+    with pytest.raises(OutputError, match="exists"):
+        Written.of(network, output, most_bytes=1000).move(output, overwrite=False)
+    output.unlink()
+    with pytest.raises(OutputError, match=r"out.onnx.data, where the weights of the output go, exists"):
+        Written.of(network, output, most_bytes=1000).move(output, overwrite=False)
+
+
+def test_one_file_over_two_leaves_no_weights_behind(network: Model, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    Written.of(network, output, most_bytes=1000).move(output, overwrite=False)
+    Written.of(network, output).move(output, overwrite=True)
+    assert not output.with_name("out.onnx.data").exists()
+    Written.of(network, output, most_bytes=1000).move(output, overwrite=True)
+    np.testing.assert_array_equal(outputs(output), outputs(tmp_path / "many.onnx"))
