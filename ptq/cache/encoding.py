@@ -53,8 +53,13 @@ class Encoder:
             self._held.append(value)
             self._names[id(value)] = name = str(len(self.tensors))
             tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.require(value, None, ("C", "W")))
-            self.tensors[name] = tensor.detach().cpu().contiguous()
+            self.tensors[name] = _alone(tensor.detach().cpu().contiguous())
         return self._names[id(value)]
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """A tensor that is not a part of a larger one, which would be kept with it."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 _FORMS: Final[tuple[tuple[str, Any, Callable[[Encoder, Any], Any]], ...]] = (

@@ -124,7 +124,8 @@ class Store:
 
     def _write(self, path: Path, kind: str, value: Any) -> None:
         encoder = Encoder()
-        told = {_TREE: json.dumps(encoder.tree(value)), _KIND: kind, _ABOUT: self.about}
+        tree = encoder.tree(value)
+        told = {_TREE: json.dumps(tree), _KIND: kind, _ABOUT: self.about}
         unfinished = None
         try:
             path.parent.mkdir(exist_ok=True)
@@ -138,7 +139,7 @@ class Store:
         finally:
             if unfinished is not None:
                 unfinished.unlink(missing_ok=True)
-        self._remember(path, value, encoder.tensors)
+        self._remember(path, decoded(tree, encoder.tensors), encoder.tensors)
 
     def _remember(self, path: Path, value: Any, tensors: dict[str, Tensor]) -> None:
         self._memory[path] = value, sum(tensor.nbytes for tensor in tensors.values())

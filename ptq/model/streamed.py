@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import onnx_ir as ir
 
+from ptq import heap
 from ptq.errors import ModelFileError
 
 _PIECE = 1 << 22
@@ -145,6 +146,7 @@ class Spool:
             tensor = value.const_value
             if tensor is not None and tensor.nbytes >= _LEAST_SPOOLED and not isinstance(tensor, Streamed):
                 value.const_value = self._put(tensor)
+        heap.trim()
 
     def _put(self, tensor: ir.TensorProtocol) -> Streamed:
         with self._path.open("ab") as file:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calibration.observers import Moment
-from ptq import formats
+from ptq import formats, heap
 from ptq.cache import Kept, Store
 from ptq.errors import ModelError
 from ptq.ladder import Ladder
@@ -152,6 +152,7 @@ def solved_sites(given: Given, stages: Stages) -> dict[str, Solved]:
         solved = {}
         for site in chosen:
             solved[site.name] = _solved(given, site)
+            heap.trim()
             advance()
     return solved
 
