@@ -24,6 +24,8 @@ def cache(context: click.Context, *, form: str) -> None:
 
     PTQ_CACHE names the folder, PTQ_CACHE_GB how many gigabytes stay in it after a run (10); what was not used for
     longest goes first.
+
+    ptq cache clear
     """
     if context.invoked_subcommand is not None:
         return
@@ -44,15 +46,18 @@ def cache(context: click.Context, *, form: str) -> None:
 
 
 @cache.command()
-def clear() -> None:
-    """Remove all of it, but for what a run that is going on may need."""
+@click.option("--keep-gb", type=click.FloatRange(min=0), default=0.0, help="Gigabytes that stay, those used last.")
+def clear(*, keep_gb: float) -> None:
+    """Remove what is kept, but for what a run that is going on may need.
+
+    ptq cache clear --keep-gb 2
+    """
     from ptq.cache import opened
 
     store = opened()
-    dropped = store.trim(0)
+    dropped = store.trim(int(keep_gb * 1e9))
     left = sum(entry.bytes for entry in store.entries())
-    rest = f"; {left / 1e6:.1f} MB stay for runs that are going on" if left else ""
-    click.echo(f"removed {dropped / 1e6:.1f} MB from {store.folder}{rest}")
+    click.echo(f"removed {dropped / 1e6:.1f} MB from {store.folder}, {left / 1e6:.1f} MB are left")
 
 
 def _rows(entries: Iterable[Entry]) -> list[dict[str, Any]]:

@@ -84,9 +84,10 @@ class Made:
         arrays: dict[str, np.ndarray] = {}
         for site in self.model.sites:
             how = self.sites[site.name]
-            if how.weight is None:
+            weight = how.numbers()
+            if weight is None:
                 continue
-            dense = how.weight.dequantize().numpy()
+            dense = weight.dequantize().numpy()
             arrays[site.weight] = site.tensor(dense)
             if "tied" in site.weight:
                 arrays |= {"tied": dense, "tied_columns": np.ascontiguousarray(dense.T)}

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import started
+from processes import started
 from small_folder import Folder
 
 METHOD = ("--method", "multipoint", "--weights", "int4")

@@ -38,6 +38,10 @@ class SiteLowering:
     reason: str | None = None
     read: Callable[[], QTensor] | None = None
 
+    def numbers(self) -> QTensor | None:
+        """The weight with its numbers."""
+        return self.weight if self.read is None else self.read()
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -70,7 +74,7 @@ def lower_site(graph: ir.Graph, site: Site, nodes: Sequence[ir.Node], how: SiteL
         node.metadata_props.update({site_key(use.slot): site.name, EXECUTION_KEY: how.execution.value})
         if reason is not None:
             node.metadata_props[REASON_KEY] = reason
-    weight = how.weight if how.read is None else how.read()
+    weight = how.numbers()
     if weight is None:
         return
     tables = [node for node, use in pairs if use.lookup]

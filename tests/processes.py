@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-_IMPORTED = ["cli", "ptq.pipeline", "ptq.report", "onnxscript.optimizer", "onnxscript.version_converter", "runs"]
+_IMPORTED = ["cli", "ptq.pipeline", "ptq.report", "onnxscript.optimizer", "onnxscript.version_converter", "processes"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_IMPORTED)
 
