@@ -124,7 +124,7 @@ def _mean(model: Model, site: Site, channels: Tensor) -> Tensor:
     if g is None:
         return channels[None]
     shape = model.shape(site.uses[0].input) or (None,) * (len(g.kernel) + 2)
-    return patch_mean(channels, shape[2:], g.kernel, g.strides, g.pads, g.dilations, site.groups)
+    return patch_mean(channels, shape[2:], g.kernel, g.strides, g.padding(shape[2:]), g.dilations, site.groups)
 
 
 def vectors_of(site: Site, use: Use, x: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def _vectors(x: Tensor, key: Key) -> Tensor:
     g = key.geometry
     if g is None:
         return rows(x)
-    return patches(x, g.kernel, g.strides, g.pads, g.dilations, key.groups, POSITIONS)
+    return patches(x, g.kernel, g.strides, g.padding(x.shape[2:]), g.dilations, key.groups, POSITIONS)
 
 
 def _add(into: Mapping[Key, Moments], found: Mapping[str, np.ndarray]) -> None:
