@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,9 @@ import random_moves  # noqa: F401  (it registers operators)
 from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from random_drafts import Arrays, Draft, Shape, grow
-from random_layers import LAYERS
+from random_layers import LAYERS, look_up
 
 from ptq.errors import ModelError
 from ptq.model.session import Session
@@ -24,6 +23,7 @@ SIZES = (1, 2, 3, 4, 5, 7, 8)
 CHANNELS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32)
 _LARGEST = 1e4
 _IR_VERSION = 10
+_TABLE = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +69,16 @@ def graphs(draw: DrawFn, most: int = 10) -> Drawn:
         shape = _input_shape(draft)
         draft.shapes[f"x{k}"] = shape
         feeds[f"x{k}"] = _samples(draft, shape)
-    last = draft.one_of(list(feeds))
+    if draft.often():
+        feeds["ids"] = draft.rng.integers(0, _TABLE, (SAMPLES, draft.one_of(SIZES)))
+        look_up(draft, "ids", feeds["ids"].shape[1], _TABLE)
+    last = draft.one_of(list(draft.shapes))
     for step in range(draw(st.integers(1, most))):
         source = last if step == 0 or draft.coin() else draft.one_of(list(draft.shapes))
         last = grow(draft, source, () if step else LAYERS) or last
     assume(draft.nodes)
     last = draft.nodes[-1].output[0]
-    model = _model(draft, list(feeds), last, free=fixed is None)
+    model = _model(draft, feeds, last, free=fixed is None)
     return _checked(model, feeds, fixed)
 
 
@@ -101,7 +104,7 @@ def _samples(draft: Draft, shape: Shape) -> np.ndarray:
     return np.ascontiguousarray(x, np.float32)
 
 
-def _model(draft: Draft, inputs: Sequence[str], last: str, *, free: bool) -> onnx.ModelProto:
+def _model(draft: Draft, feeds: Arrays, last: str, *, free: bool) -> onnx.ModelProto:
     """The graph with `last`, perhaps other unread tensors and perhaps some that are read, as outputs."""
     read = {name for node in draft.nodes for name in node.input}
     made = [name for node in draft.nodes for name in node.output if name in draft.shapes and name != last]
@@ -114,18 +117,18 @@ def _model(draft: Draft, inputs: Sequence[str], last: str, *, free: bool) -> onn
         outputs.append(draft.one_of(between))
     loose = draft.often()
     batch = draft.one_of(("n", None)) if free else draft.batch
-    given = [_value(draft, name, batch, sizes=not loose) for name in inputs]
-    told = [_value(draft, name, batch, sizes=not loose and not draft.often()) for name in outputs]
+    given = [_value(name, array.dtype, batch, array.shape, sizes=not loose) for name, array in feeds.items()]
+    sizes = [not loose and not draft.often() for _ in outputs]
+    told = [_value(o, np.dtype("f4"), batch, draft.shapes[o], sizes=s) for o, s in zip(outputs, sizes, strict=True)]
     arrays = [numpy_helper.from_array(array, name) for name, array in draft.stored.items()]
     graph = helper.make_graph(draft.nodes, "drawn", given, told, arrays)
     return helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=[helper.make_opsetid("", draft.opset)])
 
 
-def _value(draft: Draft, name: str, batch: Any, *, sizes: bool) -> onnx.ValueInfoProto:
-    """What is said of a tensor: its sizes, or only how many axes it has and, of an input of layers, its channels."""
-    shape = draft.shapes[name]
+def _value(name: str, dtype: np.dtype, batch: Any, shape: Shape, *, sizes: bool) -> onnx.ValueInfoProto:
+    """What is said of a tensor: its sizes, or only how many axes it has."""
     known: list[Any] = list(shape[1:]) if sizes else [None] * (len(shape) - 1)
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *known])
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), [batch, *known])
 
 
 def _checked(model: onnx.ModelProto, feeds: Arrays, batch: int | None) -> Drawn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from random_drafts import IMAGES, VECTORS, Draft, need, operator
 
 
@@ -164,6 +165,17 @@ def layer_norm(draft: Draft, x: str) -> str:
     bias = (draft.vector(size),) if draft.coin() else ()
     scale = draft.vector(size, low=0.3, high=2)
     return draft.call("LayerNormalization", x, scale, *bias, shape=draft.shape(x), axis=-1, epsilon=1e-2)
+
+
+def look_up(draft: Draft, ids: str, count: int, rows: int) -> str:
+    """Rows of a table; sometimes it is the weight of a product too, as it is or turned."""
+    size = draft.one_of((8, 3, 16))
+    table = draft.weight((rows, size), 0, size)
+    taken = draft.call("Gather", table, ids, shape=(draft.batch, count, size))
+    if draft.often():
+        turned = draft.store(np.ascontiguousarray(draft.stored[table].T), "weight")
+        draft.call("MatMul", taken, turned, shape=(draft.batch, count, rows))
+    return taken
 
 
 LAYERS = ("conv", "gemm", "linear")

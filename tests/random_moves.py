@@ -16,7 +16,7 @@ def activation(draft: Draft, x: str) -> str:
     if name == "Relu6":
         return draft.call("Clip", x, _number(draft, 0), _number(draft, 6), shape=shape)
     if name == "Clip":
-        low, high = draft.one_of(((-1, 1), (0, None), (None, 3), (-0.02, 4), (0.5, 2), (-3, -1), (None, None)))
+        low, high = draft.one_of(_ENDS)
         ends = ["" if end is None else _number(draft, end) for end in (low, high)]
         return draft.call("Clip", x, *ends, shape=shape)
     if name == "LeakyRelu":
@@ -28,6 +28,9 @@ def activation(draft: Draft, x: str) -> str:
     newer = {"HardSwish": 14, "Gelu": 20}
     need(draft.opset >= newer.get(name, 11))
     return draft.call(name, x, shape=shape)
+
+
+_ENDS = ((-1, 1), (0, None), (None, 3), (-0.01, 4), (-5, 0.02), (0, 0.3), (0.5, 2), (-3, -1), (None, None))
 
 
 def _number(draft: Draft, value: float) -> str:

@@ -22,7 +22,7 @@ def bounds_of(made: Made, feeds: Mapping[str, np.ndarray], *, fused: bool) -> Se
     """Of the float outputs of what was quantized, then of how far the file may be from them."""
     file = onnx.load_from_string(made.result.content)
     model = ir.to_proto(made.model.graph)
-    return Bounds(model, dict(_layers(made, file, feeds)), grids(file), fused).session()
+    return Bounds(model, dict(_layers(made, file, feeds)), dict(_tables(made)), grids(file), fused).session()
 
 
 def grids(file: ModelProto) -> dict[str, tuple[float, int]]:
@@ -43,6 +43,16 @@ def _layers(made: Made, file: ModelProto, feeds: Mapping[str, np.ndarray]) -> It
     for site in made.model.sites:
         for use in site.products:
             yield use.node, read.layer(made, site, use, nodes[use.node])
+
+
+def _tables(made: Made) -> Iterator[tuple[str, np.ndarray]]:
+    """How far the numbers of tables are off, by the node that takes rows."""
+    for site in made.model.sites:
+        weight = made.sites[site.name].weight
+        for use in site.uses:
+            if use.lookup and weight is not None:
+                matrix = made.model.matrix(site)
+                yield use.node, np.abs(weight.dequantize().numpy() - matrix)
 
 
 class _Reader:
