@@ -115,3 +115,16 @@ def test_an_input_of_a_convolution_and_of_a_product_has_means_along_both_axes(mo
 
     apart = biases(conv, told["c"], "wb") | biases(product, told["y"], "vd")
     assert biases(f"{conv} {product}", ", ".join(told.values()), "wbvd") == apart
+
+
+def test_biases_fit_behind_tensors_that_share_a_tiny_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count steps of input times weight in 32 bits."""
+    arrays = {"w": np.full((2, 1, 1, 1), 1e-9, np.float32), "v": np.ones((1, 2, 1, 1), np.float32)}
+    nodes = "a = Conv (x, w) m = MaxPool <kernel_shape = [2, 2]> (a) y = Conv (m, v, b)"
+    model = graphs.with_arrays(
+        nodes, "float[n, 1, 4, 4] x", "float[n, 1, 3, 3] y", {**arrays, "b": np.array([-0.7], np.float32)}
+    )
+    feeds = normal(4, 1, 4, 4)
+    made = quantized(monkeypatch, model, feeds, **INT8)
+    for got in both(made.result.content, feeds):
+        np.testing.assert_allclose(got, np.full((4, 1, 3, 3), -0.7), atol=0.01)

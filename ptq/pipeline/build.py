@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
@@ -17,7 +17,7 @@ from ptq.pipeline.clock import Clock
 from ptq.pipeline.job import Job
 from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, manifest
-from ptq.pipeline.ready import Ready, wanted
+from ptq.pipeline.ready import Ready, wanted, with_shared
 from ptq.pipeline.shared import Alone
 from ptq.pipeline.smooth import smoothable, smoothed
 from ptq.pipeline.stages import Stages
@@ -64,6 +64,8 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, shared: Alone,
     if data is not None and recipe.max_latency is not None:
         clock = Clock(lowering, next(data.batches(1)).feeds, recipe.max_latency)
     measured = data.take(ready.reserved) if data is not None and ready.reserved else None
+    if statistics is not None:
+        statistics = replace(statistics, ranges=with_shared(model, executions, ranges))
     quantized = quantize_weights(model, plan, executions, statistics, measured, stages, clock=clock, shared=shared)
     weights = steps.after(model, quantized)
     plan = plan.without([name for name, made in plan.methods.items() if made and name not in weights], _IN_TIME)
