@@ -3,9 +3,9 @@
     python benchmarks/scale.py /tmp/decoders --size 1b --size 3b --method rtn --weights int4 --group 32
 
 Decoders with random weights are written to the folder once (4, 13 and 28 GB in FP32). Each figure is from a process of
-its own, one thread, without anything in the disk's cache or in that of earlier runs: the seconds up to the written
-file, those of the stages, and the peak of the resident memory. A copy of the weights, with what it takes until they are on
-the disk, comes before each run. Audit and evaluation are not part of it.
+its own, which has nothing in the disk's cache or in that of earlier runs: the seconds up to the written file, those of
+the stages, and the peak of the resident memory. A copy of the weights, with what it takes until they are on the disk,
+comes before each run. Audit and evaluation are not part of it.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ class ActivationRange:
 def affine(fmt: Format, low: float, high: float) -> tuple[np.float32, int]:
     """Scale and zero point with which an integer format covers a range that contains 0.
 
-    0 is a number of the grid. A range of nothing but 0 has the scale 1, and no scale is below the normal numbers.
+    0 is a number of the grid. A range of nothing but 0 is covered as if it reached to 1: the biases of layers behind it
+    are rounded to its scale times that of their weights. No scale is below the normal numbers.
 
     Raises:
         DataError: the range is not finite or does not contain 0.
@@ -79,7 +80,7 @@ def affine(fmt: Format, low: float, high: float) -> tuple[np.float32, int]:
     """
     span = ActivationRange(low, high)
     if span.low == span.high:
-        return np.float32(1), int(max(fmt.min, 0))
+        return np.float32(1 / (fmt.max - fmt.min)), int(max(fmt.min, 0))
     scale = np.float32(max((high - low) / (fmt.max - fmt.min), _LEAST_SCALE))
     zero_point = round(fmt.min - low / float(scale))
     return scale, int(min(max(zero_point, fmt.min), fmt.max))

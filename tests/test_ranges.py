@@ -193,9 +193,9 @@ def test_uniform_numbers_are_not_clipped(name: str) -> None:
 @pytest.mark.parametrize("name", RANGES)
 def test_nothing_but_zeros_or_nothing_at_all_is_a_range(name: str) -> None:
     zeros = Histogram(np.array([0, 7, 0]), np.array([-1.0, -0.5, 0.5, 1.0]), 0.0, 0.0)
-    assert affine(UINT8, *_ends(RANGES[name](zeros, UINT8))) == (1, 0)
+    assert affine(UINT8, *_ends(RANGES[name](zeros, UINT8))) == (np.float32(1 / 255), 0)
     empty = Histogram(np.zeros(4), np.linspace(0, 1, 5), 0.0, 0.0)
-    assert affine(UINT8, *_ends(RANGES[name](empty, UINT8))) == (1, 0)
+    assert affine(UINT8, *_ends(RANGES[name](empty, UINT8))) == (np.float32(1 / 255), 0)
     constant = seen(np.full(10, 2.5))
     assert RANGES[name](constant, UINT8).high == pytest.approx(2.5, rel=0.03)
 

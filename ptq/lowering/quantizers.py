@@ -9,13 +9,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ptq import formats
-from ptq.errors import ModelError
 from ptq.lowering.activations import FLOAT_KERNELS, Activations
 from ptq.lowering.builder import Builder
+from ptq.model.sites import constant
 from ptq.ranges import ActivationRange, affine
 
 _FED_APART = FLOAT_KERNELS | {"MatMul"}
 """Kernels that get a DequantizeLinear of their own where they stay float."""
+
+_LEVELS = 255
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Quantizers:
         image = builder.call("DequantizeLinear", integers, quantizer.scale, quantizer.zero_point, name="dequantize")
         image.shape, image.type = value.shape, value.type
         for usage in readers:
-            usage.node.replace_input_with(usage.idx, self._private(usage.node, integers, image, quantizer))
+            usage.node.replace_input_with(usage.idx, self._private(usage.node, usage.idx, integers, image, quantizer))
         if value.is_graph_output() and producer is not None and producer.name in self.activations.integer:
             _take_output(self.graph, value, image)
         return Quantized(integers, image, quantizer)
@@ -99,37 +101,58 @@ class Quantizers:
         return self._known[source]
 
     def _grid(self, name: str) -> tuple[float, int]:
-        scale, zero_point = affine(formats.get("uint8"), self.ranges[name].low, self.ranges[name].high)
-        return _within(float(scale), zero_point, self.activations.bounds.get(name)), zero_point
+        seen, bounds = self.ranges[name], self.activations.bounds.get(name)
+        scale, zero_point = affine(formats.get("uint8"), seen.low, seen.high)
+        grid = float(scale), zero_point
+        return grid if bounds is None else _bounded(*grid, seen, bounds)
 
-    def _private(self, reader: ir.Node, integers: ir.Value, image: ir.Value, quantizer: Quantizer) -> ir.Value:
+    def _private(
+        self, reader: ir.Node, slot: int, integers: ir.Value, image: ir.Value, quantizer: Quantizer
+    ) -> ir.Value:
         """What a reader is fed: a kernel that stays float gets a DequantizeLinear of its own, with a scale per channel.
 
         Between a DequantizeLinear per tensor and a QuantizeLinear, ONNX Runtime quantizes the float weights of such
-        a kernel by itself, per tensor and asymmetric, and says nothing.
+        a kernel by itself, per tensor and asymmetric, and says nothing. A product of two activations has no weights,
+        and a kernel that takes a scale per tensor alone.
         """
-        if reader.op_type not in _FED_APART or reader.name in self.activations.integer:
+        channels = _channels(reader) if slot == 0 and reader.name not in self.activations.integer else None
+        if channels is None:
             return image
-        axis = 1 if reader.op_type in ("Conv", "ConvTranspose") else -1
-        size = image.shape[axis] if image.shape is not None else None
-        if not isinstance(size, int):
-            raise ModelError(
-                f"{reader.name} stays in float behind quantized layers, and its input has no fixed number of channels; "
-                f"quantize it too, or export the model with fixed shapes"
-            )
-        rank = len(image.shape) if image.shape is not None else 0
+        axis, size = channels
         builder = Builder(self.graph, reader, f"{reader.name}/input")
         scale = builder.constant("scale", np.full(size, quantizer.step, np.float32))
         zero_point = builder.constant("zero_point", np.full(size, quantizer.zero, np.uint8))
-        return builder.call("DequantizeLinear", integers, scale, zero_point, name="dequantize", axis=axis % rank)
+        return builder.call("DequantizeLinear", integers, scale, zero_point, name="dequantize", axis=axis)
 
 
-def _within(scale: float, zero_point: int, bounds: tuple[float, float] | None) -> float:
+def _channels(kernel: ir.Node) -> tuple[int, int] | None:
+    """The axis of its input that a kernel with constant weights sums over, and the size; None for any other node."""
+    weight = constant(kernel.inputs[1]) if kernel.op_type in _FED_APART else None
+    if weight is None:
+        return None
+    if kernel.op_type == "Conv":
+        return 1, weight.shape[1] * kernel.attributes.get_int("group", 1)
+    if kernel.op_type == "ConvTranspose":
+        return 1, weight.shape[0]
+    if kernel.op_type == "Gemm":
+        return 1 - kernel.attributes.get_int("transA", 0), weight.shape[kernel.attributes.get_int("transB", 0)]
+    return -1, weight.shape[-2 if weight.ndim > 1 else 0]
+
+
+def _bounded(scale: float, zero_point: int, seen: ActivationRange, bounds: tuple[float, float]) -> tuple[float, int]:
+    """A grid inside the bounds, near one that need not be: that which clips least of what was seen.
+
+    With the zero point as it is the scale may have to be much smaller, where one of the bounds is less than a step.
+    """
+    near = [zero for zero in (zero_point, zero_point - 1, zero_point + 1) if 0 <= zero <= _LEVELS]
+    grids = [(step, zero) for zero in near if (step := _within(scale, zero, bounds)) > 0]
+    return min(grids, key=lambda grid: max(-grid[1] * grid[0] - seen.low, seen.high - (_LEVELS - grid[1]) * grid[0]))
+
+
+def _within(scale: float, zero_point: int, bounds: tuple[float, float]) -> float:
     """The largest scale up to the given one with which the grid stays inside the bounds."""
     step = np.float32(scale)
-    if bounds is None:
-        return float(step)
-    for steps, bound in ((-zero_point, bounds[0]), (255 - zero_point, bounds[1])):
+    for steps, bound in ((-zero_point, bounds[0]), (_LEVELS - zero_point, bounds[1])):
         if steps and np.isfinite(bound):
             step = min(step, np.float32(bound / steps))
             while abs(np.float32(step * np.float32(steps))) > abs(bound):

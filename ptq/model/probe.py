@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Container, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -29,11 +28,11 @@ def probed(
     taps: Sequence[str] = (),
     sampled: Container[str] = (),
     per_sample: int = 1,
-    averaged: Mapping[str, int] = MappingProxyType({}),
+    averaged: Collection[tuple[str, int]] = (),
 ) -> Session:
     """A session with more outputs: `extremes(name)` for each of `ranged`, `sampled_as(name)` for each of `sampled`.
 
-    For each of `averaged` there is `mean_as(name)`, the mean over all axes but the given one; of axis 1, the channels
+    For each of `averaged` there is `mean_as(name, axis)`, the mean over all axes but that one; of axis 1, the channels
     of images, it is given by sample, `(samples, channels, 1, …)`. The tensors in `taps` become outputs themselves. A
     sampled tensor of images of known size is thinned to about `per_sample` numbers of each sample, evenly spread; any
     other comes whole. The output for the least number is left
@@ -47,8 +46,8 @@ def probed(
             _range(copy.graph, value)
         if name in sampled:
             _sample(copy.graph, value, per_sample)
-        if name is not None and name in averaged:
-            _average(copy.graph, value, averaged[name])
+        for axis in (axis for averaged_name, axis in averaged if averaged_name == name):
+            _average(copy.graph, value, axis)
     return Session(copy, in_order=any(name in ranged and _is_image(value) for name, value in values.items()))
 
 
@@ -113,14 +112,14 @@ def magnitude_as(name: str) -> str:
     return f"{name}/ptq.magnitudes"
 
 
-def mean_as(name: str) -> str:
-    """The name of the output with the means of a tensor."""
-    return f"{name}/ptq.mean"
+def mean_as(name: str, axis: int) -> str:
+    """The name of the output with the means of a tensor along an axis."""
+    return f"{name}/ptq.mean.{axis}"
 
 
 def _average(graph: ir.Graph, value: ir.Value, axis: int) -> None:
     """Of an image by sample, where there is an operator for the blocked layout; of others over the batch too."""
-    name = mean_as(str(value.name))
+    name = mean_as(str(value.name), axis)
     if axis == 1:
         _probe(graph, "GlobalAveragePool", value, name)
         return

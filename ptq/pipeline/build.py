@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from calibration.dataset import Dataset
@@ -17,7 +17,7 @@ from ptq.pipeline.clock import Clock
 from ptq.pipeline.job import Job
 from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, manifest
-from ptq.pipeline.ready import Ready, wanted
+from ptq.pipeline.ready import Ready, wanted, with_shared
 from ptq.pipeline.smooth import Smoothings, smoothable, smoothed, smoothing
 from ptq.pipeline.solved import SiteWeights
 from ptq.pipeline.stages import Stages
@@ -63,6 +63,8 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, 
     if data is not None and recipe.max_latency is not None:
         clock = Clock(lowering, next(data.batches(1)).feeds, recipe.max_latency)
     measured = data.take(ready.reserved) if data is not None and ready.reserved else None
+    if statistics is not None:
+        statistics = replace(statistics, ranges=with_shared(model, executions, ranges))
     quantized = quantize_weights(model, plan, executions, statistics, measured, stages, store=store, clock=clock)
     weights = steps.after(model, quantized)
     plan = plan.without([name for name, made in plan.methods.items() if made and name not in weights], _IN_TIME)

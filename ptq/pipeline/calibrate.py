@@ -89,10 +89,9 @@ def calibrate(
     ranges = {name: Range() for name in observed}
     histograms = {name: Histogram() for name in ranges} if rule != "minmax" else {}
     taps = list(dict.fromkeys(key.input for key in moments))
-    inputs = {site.name: site.uses[0] for site in averaged}
-    means = {use.input: Mean() for use in inputs.values()}
-    axes = {use.input: -1 if use.geometry is None else 1 for use in inputs.values()}
-    session = probed(model.graph, ranges, taps, histograms, _HISTOGRAM_VALUES // BATCH, axes)
+    inputs = {site.name: (use.input, -1 if use.geometry is None else 1) for site in averaged for use in site.uses}
+    means = {each: Mean() for each in inputs.values()}
+    session = probed(model.graph, ranges, taps, histograms, _HISTOGRAM_VALUES // BATCH, means)
     samples = 0
     for batch in batches:
         found = dict(zip(session.outputs, session.run(batch.feeds), strict=True)) | dict(batch.feeds)
@@ -101,9 +100,9 @@ def calibrate(
             seen.add(float(found.get(low, 0.0)), float(found[high]))
         for name, histogram in histograms.items():
             histogram.add(_thinned(found[sampled_as(name)]))
-        for name, mean in means.items():
-            values = torch.from_numpy(found[mean_as(name)])
-            mean.add(values.flatten(1).mean(0) if axes[name] == 1 else values, batch.size)
+        for (name, axis), mean in means.items():
+            values = torch.from_numpy(found[mean_as(name, axis)])
+            mean.add(values.flatten(1).mean(0) if axis == 1 else values, batch.size)
         _add(first if samples < reserved else moments, found)
         samples += batch.size
         del found  # before the next batch brings as much again
@@ -114,7 +113,7 @@ def calibrate(
         if all(each.count for each in moments.values()):
             others = _by_site(moments, wanted)
         moments = first
-    by_site = {site.name: _mean(model, site, means[site.uses[0].input].result()) for site in averaged}
+    by_site = {site.name: _mean(model, site, means[inputs[site.name]].result()) for site in averaged}
     return Statistics(_ranges(ranges, histograms, rule), _by_site(moments, wanted), others, by_site)
 
 
@@ -124,7 +123,7 @@ def _mean(model: Model, site: Site, channels: Tensor) -> Tensor:
     if g is None:
         return channels[None]
     shape = model.shape(site.uses[0].input) or (None,) * (len(g.kernel) + 2)
-    return patch_mean(channels, shape[2:], g.kernel, g.strides, g.pads, g.dilations, site.groups)
+    return patch_mean(channels, shape[2:], g.kernel, g.strides, g.padding(shape[2:]), g.dilations, site.groups)
 
 
 def vectors_of(site: Site, use: Use, x: Tensor) -> Tensor:
@@ -136,7 +135,7 @@ def _vectors(x: Tensor, key: Key) -> Tensor:
     g = key.geometry
     if g is None:
         return rows(x)
-    return patches(x, g.kernel, g.strides, g.pads, g.dilations, key.groups, POSITIONS)
+    return patches(x, g.kernel, g.strides, g.padding(x.shape[2:]), g.dilations, key.groups, POSITIONS)
 
 
 def _add(into: Mapping[Key, Moments], found: Mapping[str, np.ndarray]) -> None:

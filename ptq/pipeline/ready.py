@@ -25,6 +25,7 @@ from ptq.pipeline.output import check_free, check_not_input
 from ptq.pipeline.solved import check_finite
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.steps import check_steps
+from ptq.ranges import ActivationRange
 from ptq.recipe import Plan, Recipe
 from ptq.sensitivity import samples_needed, token_positions
 
@@ -136,6 +137,14 @@ def observed_of(
     bounded = partly or plan.recipe.max_latency is not None
     found = observable(model.graph.graph, static) if bounded else find_activations(model.graph.graph, static).observed
     return (*found, *simulated)
+
+
+def with_shared(
+    model: Model, executions: Mapping[str, Execution], ranges: Mapping[str, ActivationRange]
+) -> dict[str, ActivationRange]:
+    """Ranges by tensor, also of those that are on the grid of another."""
+    shared = find_activations(model.graph.graph, _static(model, executions)).shared
+    return {**ranges, **{name: ranges[source] for name, source in shared.items()}}
 
 
 class Wanted(NamedTuple):
