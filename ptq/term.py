@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,6 +92,16 @@ class Term:
         if self.columns is not None:
             return f"{self.format.name} of some columns"
         return self.format.name if self.blocks is None else f"{self.format.name}/{self.blocks.size}"
+
+    def of_rows(self, at: slice) -> Term:
+        """The part in some neighbouring rows of the tensor, as a term of those."""
+        rows, here = None, at
+        if self.rows is not None:
+            here = slice(*torch.searchsorted(self.rows, torch.tensor([at.start, at.stop]).to(self.rows)).tolist())
+            rows = self.rows[here] - at.start
+        blocks = None if self.blocks is None else replace(self.blocks, factors=self.blocks.factors[here])
+        zero = None if self.zero_point is None else self.zero_point[here]
+        return Term(self.values[here], self.scale[here], self.format, rows, blocks, zero, self.columns)
 
     def numbers(self) -> Tensor:
         """What the scale of a row multiplies: values less zero point, times the factors of groups; float64."""
