@@ -7,12 +7,13 @@ of one integer apart, the sum is itself one scale times one integer per weight, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ptq.chunks import chunks
 from ptq.errors import OptionError
 from ptq.formats import INT8_MAX
 from ptq.scales import storage_bits
@@ -119,10 +120,18 @@ class QTensor:
 
     def dequantize(self) -> Tensor:
         """The weight, float32 `(out, in)`: summed in float64 and rounded once."""
-        total = torch.zeros(self.shape, dtype=torch.float64, device=self._device)
-        for term in self.terms:
-            total[_rows(term)] += self._wide(term, term.numbers()) * term.scale.double()[:, None]
-        return total.float()
+        dense = torch.empty(self.shape, device=self._device)
+        for at, part in self._parts():
+            total = torch.zeros(part.shape, dtype=torch.float64, device=self._device)
+            for term in part.terms:
+                total[_rows(term)] += part._wide(term, term.numbers()) * term.scale.double()[:, None]
+            dense[at] = total
+        return dense
+
+    def _parts(self) -> Iterator[tuple[slice, QTensor]]:
+        """Some rows at a time, and which they are."""
+        for at in chunks(*self.shape):
+            yield at, QTensor(tuple(term.of_rows(at) for term in self.terms), (at.stop - at.start, self.shape[1]))
 
     def integer_ratios(self) -> tuple[int, ...] | None:
         """How many steps of a term make one of the point before it, by term and the same for all its rows.
@@ -150,12 +159,14 @@ class QTensor:
         return self._fit_int8(Term.centred, min((term.format.step for term in self.terms), default=1.0))
 
     def _fit_int8(self, numbers: Callable[[Term], Tensor], step: float) -> bool:
-        if self.integer_ratios() is None:
-            return False
+        ratios = self.integer_ratios()
+        return ratios is not None and all(part._sum_fits(numbers, step, ratios) for _, part in self._parts())
+
+    def _sum_fits(self, numbers: Callable[[Term], Tensor], step: float, ratios: Sequence[int]) -> bool:
         counts = [numbers(term) / step for term in self.terms]
         if any(bool(((count != count.round()) | (count.abs() > _EXACT)).any()) for count in counts):
             return False
-        return bool((self._summed(numbers, step).abs() <= INT8_MAX).all())
+        return bool((self._summed(numbers, step, ratios).abs() <= INT8_MAX).all())
 
     def finest_scale(self) -> Tensor:
         """The scale of the last point of each row, `(out,)`; what `integers` are multiplied by."""
@@ -176,12 +187,12 @@ class QTensor:
             OptionError: the scales have no integer ratio.
 
         """
-        return self._summed(Term.numbers, self.step)
-
-    def _summed(self, numbers: Callable[[Term], Tensor], step: float) -> Tensor:
         ratios = self.integer_ratios()
         if ratios is None:
             raise OptionError("the scales of the points have no integer ratio; use radix points, or dequantize")
+        return self._summed(Term.numbers, self.step, ratios)
+
+    def _summed(self, numbers: Callable[[Term], Tensor], step: float, ratios: Sequence[int]) -> Tensor:
         total = torch.zeros(self.shape, dtype=torch.int64, device=self._device)
         for term, ratio in zip(self.terms, ratios, strict=True):
             rows = _rows(term)

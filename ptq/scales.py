@@ -91,6 +91,12 @@ class ScaleGrid:
         """The grid of one scale, a tensor without axes."""
         return cls(scale, None, Integers.between(1, 1))
 
+    def of_rows(self, at: slice) -> ScaleGrid:
+        """That of some of the rows of scales `(groups, rows, …)`."""
+        unit = self.unit[:, at] if isinstance(self.unit, Tensor) and self.unit.ndim else self.unit
+        least = self.least[:, at] if self.least is not None and self.least.ndim else self.least
+        return ScaleGrid(unit, least, self.format)
+
     def snap(self, scale: Tensor) -> Tensor:
         """The nearest scales of the grid; positive, also where none were given."""
         if self.least is not None:

@@ -99,6 +99,16 @@ class Term:
         zero = None if self.zero_point is None else _outlined(self.zero_point)
         return replace(self, values=_outlined(self.values), blocks=blocks, zero_point=zero)
 
+    def of_rows(self, at: slice) -> Term:
+        """The part in some neighbouring rows of the tensor, as a term of those."""
+        rows, here = None, at
+        if self.rows is not None:
+            here = slice(*torch.searchsorted(self.rows, torch.tensor([at.start, at.stop]).to(self.rows)).tolist())
+            rows = self.rows[here] - at.start
+        blocks = None if self.blocks is None else replace(self.blocks, factors=self.blocks.factors[here])
+        zero = None if self.zero_point is None else self.zero_point[here]
+        return Term(self.values[here], self.scale[here], self.format, rows, blocks, zero, self.columns)
+
     def numbers(self) -> Tensor:
         """What the scale of a row multiplies: values less zero point, times the factors of groups; float64."""
         centred = self.centred()

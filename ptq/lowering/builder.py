@@ -63,7 +63,7 @@ class Builder:
         if full in self._graph.initializers:
             raise ModelError(f"the graph already has an initializer {full!r}; rename it")
         dtype, onnx = STORED[stored][:2] if stored else (array.dtype, None)
-        tensor = ir.tensor(np.asarray(array.astype(dtype), order="C"), dtype=onnx, name=full)
+        tensor = ir.tensor(array.astype(dtype, order="C", copy=False), dtype=onnx, name=full)
         value = ir.Value(name=full, const_value=tensor, type=ir.TensorType(tensor.dtype))
         self._graph.register_initializer(value)
         return value

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ptq.chunks import chunks
 from ptq.formats import Format
 from ptq.formats.integer import IntFormat
 from ptq.lowering.builder import STORED, Builder
@@ -27,7 +28,7 @@ def numbers(builder: Builder, values: np.ndarray, fmt: Format, name: str, *, int
     """Numbers of a format, `values` of any shape: as int8 multiples of its step, or as float32."""
     dtype = ir.DataType.INT8 if integer else ir.DataType.FLOAT
     if isinstance(fmt, IntFormat):
-        whole = _integers(builder, values.astype(np.int64), fmt, name)
+        whole = _integers(builder, _bytes(values, fmt), fmt, name)
         return whole if whole.dtype == dtype else builder.cast(whole, dtype, f"{name}.numbers")
     if fmt.onnx in STORED and not integer:
         return builder.cast(builder.constant(name, values, fmt.onnx), dtype, f"{name}.numbers")
@@ -42,11 +43,25 @@ def native(builder: Builder, values: np.ndarray, fmt: Format, name: str) -> ir.V
     """Integers as an initializer in the type of the format, where the opset has one that kernels read as it is."""
     if not isinstance(fmt, IntFormat) or fmt.onnx is None or builder.opset < (fmt.least_opset or 0):
         return None
-    return builder.constant(name, values.astype(np.int64), fmt.onnx)
+    return builder.constant(name, _bytes(values, fmt), fmt.onnx)
 
 
-def codes_of(values: np.ndarray, fmt: Format) -> NDArray[np.int64]:
-    """What is stored for numbers of a format, from 0 up; of vectors `(rows, vectors)`."""
+def _bytes(values: np.ndarray, fmt: IntFormat) -> NDArray[Any]:
+    """Integers in a byte each, which is as wide as they get."""
+    return values.astype(np.int8 if fmt.signed else np.uint8, copy=False)
+
+
+def codes_of(values: np.ndarray, fmt: Format) -> NDArray[Any]:
+    """What is stored for numbers of a format, from 0 up; of vectors `(rows, vectors)`.
+
+    They are of the narrowest type that has room for their number, and for what is less by that.
+    """
+    kind = np.min_scalar_type(-(2 << fmt.bits * fmt.span))
+    parts = (values[at] for at in chunks(len(values), values[:1].size))
+    return np.concatenate([_codes(part, fmt).astype(kind) for part in parts])
+
+
+def _codes(values: np.ndarray, fmt: Format) -> NDArray[np.int64]:
     if isinstance(fmt, VectorFormat):
         return _vector_codes(values.reshape(len(values), -1), fmt)
     # numbers that only float64 holds have become the nearest of float32
@@ -108,7 +123,7 @@ def _integers(builder: Builder, values: np.ndarray, fmt: IntFormat, name: str) -
     return _signed(builder, values, fmt.bits, name)
 
 
-def _places(builder: Builder, codes: NDArray[np.int64], bits: int, name: str) -> ir.Value:
+def _places(builder: Builder, codes: NDArray[Any], bits: int, name: str) -> ir.Value:
     """Codes of so many bits as int32, the upper half negative: they count from the end of a table."""
     half = 1 << (bits - 1)
     signed, low = np.where(codes < half, codes, codes - 2 * half), max(0, bits - 8)
@@ -177,10 +192,10 @@ def bit_column(builder: Builder, bits: np.ndarray, name: str) -> ir.Value:
 
 def packed_bytes(codes: np.ndarray, bits: int) -> NDArray[np.uint8]:
     """Codes `(rows, n)` from 0 up as bytes `(rows, ceil(n bits / 8))`, the first code lowest."""
-    shifts = np.arange(0, 8, bits)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
     rows = np.pad(codes.astype(np.uint8), ((0, 0), (0, -codes.shape[1] % len(shifts))))
     packed: NDArray[np.uint8] = np.bitwise_or.reduce(rows.reshape(len(rows), -1, len(shifts)) << shifts, axis=2)
-    return packed.astype(np.uint8)
+    return packed
 
 
 def field_table(builder: Builder, bits: int, least: int) -> ir.Value:

@@ -64,9 +64,11 @@ def weight_distribution(weight: Tensor, stored: Tensor, made: QTensor) -> Distri
     if not len(rows) or not weight.shape[1]:
         return None
     columns = weight.shape[1]
-    places = torch.arange(len(rows) * columns)
-    if len(places) > _MOST_WEIGHTS:
-        places = torch.randint(len(places), (_MOST_WEIGHTS,), generator=torch.Generator().manual_seed(0))
+    count = len(rows) * columns
+    if count <= _MOST_WEIGHTS:
+        places = torch.arange(count)
+    else:
+        places = torch.randint(count, (_MOST_WEIGHTS,), generator=torch.Generator().manual_seed(0))
     row, column = rows[places // columns], places % columns
     before, after = ((each[row, column] / scale[row]).double().numpy() for each in (weight, stored))
     low, high = (float(end([end(before), end(after)])) for end in (np.min, np.max))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ptq.solve.anew import rounded_anew
 from ptq.solve.curvature import Curvature
 from ptq.solve.exact import on_grid
-from ptq.solve.groups import Refine, Steps, grid_of
+from ptq.solve.groups import Refine, grid_of
 from ptq.solve.roundings import NEAREST, ROUNDINGS, RowRounding
 from ptq.solve.search import scale_grid, solve
 from ptq.solve.single import one_term
 from ptq.solve.solution import Solution
+from ptq.solve.steps import Steps
 
 __all__ = [
     "NEAREST",

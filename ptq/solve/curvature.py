@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ptq.chunks import weight_chunks
+
 _DAMPING = 2.0
 _LEAST_DAMPING = 0.01
 """What the paper's code always has."""
@@ -85,17 +87,29 @@ class Curvature:
         return bool((together == wanted).all())
 
     def arranged(self, weight: Tensor) -> Tensor:
-        """Rows `(groups, rows, in)` in rounding order."""
+        """Rows `(groups, rows, in)` in rounding order; the weight itself where that is its own, in one piece."""
+        if self.known is None:
+            return weight.contiguous()
         return weight.gather(2, self.order[:, None, :].expand_as(weight))
 
     def restored(self, rows: Tensor) -> Tensor:
         """The inverse of `arranged`."""
+        if self.known is None:
+            return rows
         return torch.empty_like(rows).scatter_(2, self.order[:, None, :].expand_as(rows), rows)
 
-    def errors(self, residual: Tensor) -> Tensor:
-        """`r H r^T` for residuals `(groups, rows, in)` given in rounding order; `(groups, rows)`."""
+    def errors(self, residual: Tensor, *, inplace: bool = False) -> Tensor:
+        """`r H r^T` for residuals `(groups, rows, in)` given in rounding order; `(groups, rows)`.
+
+        They may be overwritten where it is `inplace`.
+        """
         weighted = residual if self.known is None else residual @ self.moment
-        return (weighted * residual).sum(-1).clamp_min(0)
+        return torch.mul(weighted, residual, out=residual if inplace else None).sum(-1).clamp_min(0)
+
+    def power(self, weight: Tensor) -> Tensor:
+        """What the output of rows `(groups, rows, in)` is, each by itself: the error of zeros; `(groups, rows)`."""
+        parts = weight_chunks(weight) if self.known is None else [slice(None)]
+        return torch.cat([self.errors(self.arranged(weight[:, at])) for at in parts], 1)
 
 
 def _order(diagonal: Tensor, span: int) -> Tensor:

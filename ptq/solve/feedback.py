@@ -42,8 +42,8 @@ def columns(wide: Tensor, at: slice) -> Tensor:
 
 
 def columns_first(rows: Tensor) -> Tensor:
-    """`(g, rows, in)` as `(g, in, rows)` in memory, where a column is in one piece: two to four times as fast."""
-    return rows.mT.contiguous()
+    """A copy of `(g, rows, in)` as `(g, in, rows)`, where a column is in one piece: two to four times as fast."""
+    return rows.mT.clone(memory_format=torch.contiguous_format)
 
 
 def each_column(
@@ -68,10 +68,16 @@ def each_column(
         total[:, others].baddbmm_(matrix[:, start:stop, others].mT, off, alpha=-1)
 
 
-def nearest_rows(weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None = None) -> Tensor:
-    """Numbers of the format, less zero points, for rows `(…, in)` by rounding to nearest."""
-    rounded = nearest(fmt)
-    return rounded(weight / scale) if zero is None else rounded(weight / scale + zero) - zero
+def nearest_rows(
+    weight: Tensor, scale: Tensor, fmt: Format, zero: Tensor | None = None, *, out: Tensor | None = None
+) -> Tensor:
+    """Numbers of the format, less zero points, for rows `(…, in)` by rounding to nearest.
+
+    `out` is a tensor for them, in which they are laid out as they are there.
+    """
+    rounded, exact = nearest(fmt, inplace=True), torch.div(weight, scale, out=out)
+    numbers = rounded(exact) if zero is None else rounded(exact.add_(zero)).sub_(zero)
+    return numbers if out is None or numbers is out else out.copy_(numbers)
 
 
 def round_rows(weight: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, zero: Tensor | None = None) -> Rounded:

@@ -25,9 +25,14 @@ class Grouping:
         """How many groups a row has."""
         return -(-self.columns // self.size)
 
+    @property
+    def is_even(self) -> bool:
+        """Whether the last group is as long as the others."""
+        return self.columns % self.size == 0
+
     def split(self, rows: Tensor) -> Tensor:
         """Rows `(…, in)` as groups `(…, groups, size)`, zeros where the last one is shorter."""
-        padded = F.pad(rows, (0, self.count * self.size - self.columns))
+        padded = rows if self.is_even else F.pad(rows, (0, self.count * self.size - self.columns))
         return padded.reshape(*rows.shape[:-1], self.count, self.size)
 
     def wide(self, groups: Tensor, order: Tensor | None = None) -> Tensor:

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from ptq import formats
+from ptq.chunks import in_chunks
 from ptq.formats import Format
 from ptq.scales import ScaleGrid, unit_below
 from ptq.scheme import Scheme
 from ptq.solve.curvature import Curvature
-from ptq.solve.feedback import nearest_rows
 from ptq.solve.grouping import Grouping
 from ptq.solve.roundings import RowRounding
 from ptq.solve.search import candidates, compact, limits, scale_grid
 from ptq.solve.settle import Improver
 from ptq.solve.solution import Solution
+from ptq.solve.steps import Steps, best_of, errors
 
 _E8M0 = formats.get("e8m0")
 _NEXT = torch.tensor([1.25, 1.5])
@@ -27,13 +28,6 @@ reach the next."""
 
 _ROOM = 1.02
 """What the scale of a row has to spare, as the nearest one of 8 bits may be too small by that."""
-
-
-class Steps(NamedTuple):
-    """Scales as they are stored and the zero points that go with them, `(g, rows, groups)`."""
-
-    scale: Tensor
-    zero: Tensor | None
 
 
 Refine = Callable[[Tensor, Steps, Scheme, ScaleGrid], Steps]
@@ -56,39 +50,57 @@ def solve_groups(
     the curvature says, or what `refine` makes of them. `least (groups, rows, 1)` bounds the scales from below; a `grid`
     that is given has its own bound.
     """
-    grouping = Grouping.of(weight.shape[-1], scheme.group)
-    fmt = scheme.format
-    parts = grouping.split(weight)
-    low, high = _ends(parts, scheme)
-    grid = grid or grid_of(weight, scheme, curvature, least)
-    importance = curvature.restored(curvature.diagonal[:, None, :])
-    steps = _searched(parts, grouping.split(importance), low, high, scheme, grid)
+    grouping, fmt = Grouping.of(weight.shape[-1], scheme.group), scheme.format
+    low, high = _ends(weight, scheme)
+    every = grid or _grid(_widest(low, high, fmt), weight, scheme, curvature, least)
+    steps = _searched(weight, low, high, scheme, curvature, every)
     if refine is not None:
-        steps = refine(parts, steps, scheme, grid)
-    rows, scale = curvature.arranged(weight), grouping.wide(steps.scale, curvature.order)
-    zero = None if steps.zero is None else grouping.wide(steps.zero, curvature.order)
+        steps = refine(grouping.split(weight), steps, scheme, every)
 
-    def first(rounding: RowRounding) -> Solution:
-        values, error = rounding.rows(rows, scale, fmt, curvature, zero)
-        return Solution(values if zero is not None else compact(values, fmt), steps.scale, error, steps.zero)
+    def rounded(at: slice) -> Solution:
+        rows, scale = curvature.arranged(weight[:, at]), grouping.wide(steps.scale[:, at], curvature.order)
+        zero = None if steps.zero is None else grouping.wide(steps.zero[:, at], curvature.order)
 
-    shared = scheme.per_tensor and scheme.group is None
-    found = Improver(rows, fmt, curvature, grid, grouping, shared).solution(rounding, first)
-    return Solution(curvature.restored(found.values), found.scale, found.error, found.zero), grid
+        def first(rounding: RowRounding) -> Solution:
+            values, error = rounding.rows(rows, scale, fmt, curvature, zero)
+            own = steps.of_rows(at)
+            return Solution(compact(values, fmt), own.scale, error, own.zero)
+
+        improver = Improver(rows, fmt, curvature, every.of_rows(at), grouping, _is_shared(scheme))
+        found = improver.solution(rounding, first)
+        return found._replace(values=curvature.restored(found.values))
+
+    return in_chunks(weight, rounded, whole=not rounding.is_by_number(curvature)), every
 
 
 def grid_of(weight: Tensor, scheme: Scheme, curvature: Curvature, least: Tensor | None = None) -> ScaleGrid:
     """The scales that rows `(groups, rows, in)` can have by such a scheme."""
-    low, high = _ends(Grouping.of(weight.shape[-1], scheme.group).split(weight), scheme)
-    return _grid(_widest(low, high, scheme.format), weight, scheme, curvature, least)
+    return _grid(_widest(*_ends(weight, scheme), scheme.format), weight, scheme, curvature, least)
 
 
-def _ends(parts: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+class _Ends(NamedTuple):
     """The least and the largest of what shares a scale, and 0; `(g, rows, groups)`."""
-    low, high = parts.amin(-1).clamp_max(0), parts.amax(-1).clamp_min(0)
-    if scheme.per_tensor and scheme.group is None:
-        return low.min().expand_as(low), high.max().expand_as(high)
-    return low, high
+
+    low: Tensor
+    high: Tensor
+
+
+def _is_shared(scheme: Scheme) -> bool:
+    """Whether all weights have one scale."""
+    return scheme.per_tensor and scheme.group is None
+
+
+def _ends(weight: Tensor, scheme: Scheme) -> _Ends:
+    grouping = Grouping.of(weight.shape[-1], scheme.group)
+
+    def ends(at: slice) -> _Ends:
+        parts = grouping.split(weight[:, at])
+        return _Ends(parts.amin(-1).clamp_max(0), parts.amax(-1).clamp_min(0))
+
+    low, high = in_chunks(weight, ends)
+    if _is_shared(scheme):
+        return _Ends(low.min().expand_as(low), high.max().expand_as(high))
+    return _Ends(low, high)
 
 
 def _widest(low: Tensor, high: Tensor, fmt: Format) -> Tensor:
@@ -128,33 +140,38 @@ def _are_sparse(factors: Format | None) -> bool:
     return factors is not None and factors.values[-1] / factors.values[-2] > 1 + 1 / 16 and factors.min > 0
 
 
-def _searched(parts: Tensor, importance: Tensor, low: Tensor, high: Tensor, scheme: Scheme, grid: ScaleGrid) -> Steps:
+def _searched(
+    weight: Tensor, low: Tensor, high: Tensor, scheme: Scheme, curvature: Curvature, grid: ScaleGrid
+) -> Steps:
     """For each group the best of some scales that clip more and more of it; for a tensor, the best for all."""
-    fmt = scheme.format
-    widest = _widest(low, high, fmt)
-    tried = candidates(fmt) if scheme.clips else torch.ones(1)
+    grouping, fmt = Grouping.of(weight.shape[-1], scheme.group), scheme.format
+    importance = None
+    if curvature.known is not None or not grouping.is_even:  # what is padded may be rounded to more than 0
+        importance = grouping.split(curvature.restored(curvature.diagonal[:, None, :]))
+
+    if _is_shared(scheme):
+        tried = _tried(low, high, scheme, grid)
+        found = errors(grouping.split(weight), tried, fmt, importance)
+        return best_of(tried, torch.stack([error.sum().expand_as(error) for error in found]))
+
+    def searched(at: slice) -> Steps:
+        tried = _tried(low[:, at], high[:, at], scheme, grid.of_rows(at))
+        return best_of(tried, errors(grouping.split(weight[:, at]), tried, fmt, importance))
+
+    return in_chunks(weight, searched)
+
+
+def _tried(low: Tensor, high: Tensor, scheme: Scheme, grid: ScaleGrid) -> list[Steps]:
+    """What the search tries."""
+    fmt, widest = scheme.format, _widest(low, high, scheme.format)
+    factors = candidates(fmt) if scheme.clips else torch.ones(1)
     if _are_sparse(scheme.factors):
-        tried = torch.cat([tried, _NEXT])
-    best: Steps | None = None
-    least = torch.full_like(widest, torch.inf)
-    scales = [widest * factor for factor in tried]
+        factors = torch.cat([factors, _NEXT])
+    wanted = [widest * factor for factor in factors]
     if not scheme.symmetric:
-        scales.append(_balanced(low, high, fmt))
-    for wanted in scales:
-        scale = grid.snap(wanted)
-        zero = None if scheme.symmetric else (-low / scale.maximum(widest)).round().clamp(fmt.min, fmt.max)
-        wide, shift = scale[..., None], None if zero is None else zero[..., None]
-        residual = parts - nearest_rows(parts, wide, fmt, shift) * wide
-        error = (residual.square() * importance).sum(-1)
-        if scheme.per_tensor and scheme.group is None:
-            error = error.sum().expand_as(error)
-        if best is None:
-            best, least = Steps(scale, zero), error
-            continue
-        better = error < least
-        least = torch.where(better, error, least)
-        zeros = None if zero is None or best.zero is None else torch.where(better, zero, best.zero)
-        best = Steps(torch.where(better, scale, best.scale), zeros)
-    if best is None:
-        raise AssertionError
-    return best
+        wanted.append(_balanced(low, high, fmt))
+    scales = grid.snap(torch.stack(wanted))
+    if scheme.symmetric:
+        return [Steps(scale) for scale in scales]
+    zeros = (-low / scales.maximum(widest)).round().clamp(fmt.min, fmt.max)
+    return [Steps(*each) for each in zip(scales, zeros, strict=True)]

@@ -39,6 +39,10 @@ class RowRounding:
     singly: bool = False
     """Whether it is a rule for single numbers, so that there is none for formats of vectors."""
 
+    def is_by_number(self, curvature: Curvature) -> bool:
+        """Whether each number is rounded, and its error is counted, without regard to others."""
+        return not self.needs and curvature.known is None
+
     @property
     def statistics(self) -> frozenset[str]:
         """What it needs, or the mean input: that keeps the mean of an output where it is."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache, partial
 
 import torch
 from torch import Tensor
 
+from ptq.chunks import in_chunks, weight_chunks
 from ptq.formats import Format
 from ptq.formats.lloyd import LloydFormat
 from ptq.scales import ScaleGrid
 from ptq.solve.curvature import Curvature
-from ptq.solve.feedback import nearest_rows
 from ptq.solve.grouping import Grouping
 from ptq.solve.roundings import RowRounding
 from ptq.solve.settle import Improver
 from ptq.solve.solution import Solution
+from ptq.solve.steps import Steps, best_of, errors
 from ptq.vectors import VectorFormat
 
 _MOST_ELEMENTS = 1 << 22
@@ -63,11 +63,11 @@ def scale_grid(
     Rows with next to no output, which training leaves behind, do not widen it: they take what scales there are.
     `least (groups, rows, 1)` bounds the scales from below.
     """
-    widest = weight.abs().amax(-1)
+    widest = torch.cat([weight[:, at].abs().amax(-1) for at in weight_chunks(weight)], 1)
     low, high = widest * _LEAST_FACTOR / (max(reaches) * _SPARE), widest * (_SPARE / min(reaches))
     if least is not None:
         low, high = low.maximum(least[..., 0]), high.maximum(least[..., 0])
-    power = curvature.errors(curvature.arranged(weight))
+    power = curvature.power(weight)
     alive = power > _IDLE * power.max()
     if not alive.any():
         return ScaleGrid(least=least)
@@ -81,18 +81,25 @@ def solve(
 
     Scales are as they will be stored before anything is rounded.
     """
-    grid = grid or scale_grid(weight, limits(fmt), curvature)
-    rows = curvature.arranged(weight)
-    improver = Improver(rows, fmt, curvature, grid, Grouping.of(rows.shape[-1], None))
-    best = improver.solution(rounding, partial(_searched, rows, fmt, curvature, grid))
-    return replace(best, values=curvature.restored(best.values))
+    every = grid or scale_grid(weight, limits(fmt), curvature)
+
+    def solved(at: slice) -> Solution:
+        rows, grid = curvature.arranged(weight[:, at]), every.of_rows(at)
+        improver = Improver(rows, fmt, curvature, grid, Grouping.of(rows.shape[-1], None))
+        best = improver.solution(rounding, partial(_searched, rows, fmt, curvature, grid))
+        return best._replace(values=curvature.restored(best.values))
+
+    return in_chunks(weight, solved, whole=not rounding.is_by_number(curvature))
 
 
 def _searched(rows: Tensor, fmt: Format, curvature: Curvature, grid: ScaleGrid, rounding: RowRounding) -> Solution:
     """Each row with the best of some scales that clip more and more of it."""
     widest = rows.abs().amax(-1) / max(-fmt.min, fmt.max)
     scales = grid.snap((widest * candidates(fmt)[:, None, None])[..., None])
-    if rounding.needs and fmt.span == 1 and len(scales) > _SHORTLIST:
+    if rounding.is_by_number(curvature):
+        tried = [Steps(scale) for scale in scales]
+        scales = best_of(tried, errors(rows[:, :, None], tried, fmt)).scale[None]
+    elif rounding.needs and fmt.span == 1 and len(scales) > _SHORTLIST:
         scales = _promising(rows, scales, fmt, curvature)
     together = max(1, _MOST_ELEMENTS // max(rows.numel(), 1))
     best: Solution | None = None
@@ -106,11 +113,9 @@ def _searched(rows: Tensor, fmt: Format, curvature: Curvature, grid: ScaleGrid, 
 
 def _promising(rows: Tensor, scales: Tensor, fmt: Format, curvature: Curvature) -> Tensor:
     """Of `(candidates, groups, rows, 1)` those with which each row rounded to nearest is best, in their order."""
-    importance = curvature.diagonal[:, None]
-    off = (rows - nearest_rows(rows, scale, fmt) * scale for scale in scales)
-    errors = torch.stack([(residual.square_() * importance).sum(-1) for residual in off])
-    chosen = errors.topk(_SHORTLIST, dim=0, largest=False).indices.sort(dim=0).values
-    return scales.gather(0, chosen[..., None])
+    tried, importance = [Steps(scale) for scale in scales], curvature.diagonal[:, None, None]
+    found = errors(rows[:, :, None], tried, fmt, importance)
+    return scales.gather(0, found.topk(_SHORTLIST, dim=0, largest=False).indices.sort(dim=0).values)
 
 
 def _best_of(rows: Tensor, scale: Tensor, fmt: Format, curvature: Curvature, rounding: RowRounding) -> Solution:

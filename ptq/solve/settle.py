@@ -7,7 +7,7 @@ Error feedback rounds every column once and never looks back. This is coordinate
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
@@ -50,7 +50,7 @@ class Improver:
         """Rounded on the scales of a solution."""
         scale, zero = self._wide(found.scale), None if found.zero is None else self._wide(found.zero)
         values, error = rounding.rows(self.rows, scale, self.format, self.curvature, zero)
-        return replace(found, values=values.to(found.values.dtype), error=error)
+        return found._replace(values=values.to(found.values.dtype), error=error)
 
     def _settled(self, found: Solution) -> Solution:
         """A better solution; no row gets worse than it came."""
@@ -61,7 +61,7 @@ class Improver:
             scale, slope = self._refitted(values, scale, slope)
             values, slope = self._swept(values, self._wide(scale), slope, zero)
             error = _errors(self._residual(values, scale), slope)
-            best = best.better(replace(best, values=values.to(best.values.dtype), scale=scale, error=error))
+            best = best.better(best._replace(values=values.to(best.values.dtype), scale=scale, error=error))
         return best
 
     def _refitted(self, values: Tensor, scale: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:

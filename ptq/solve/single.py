@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ptq.chunks import weight_chunks
 from ptq.errors import OptionError
 from ptq.fitted import Fitted
 from ptq.formats import INT8_MAX, Format
@@ -55,7 +56,7 @@ def one_term(
         found = solve(weight, fmt, curvature, rounding, grid)
     else:
         found, grid = solve_groups(weight, replace(scheme, format=fmt), curvature, rounding, least, grid, refine=refine)
-    power = curvature.errors(curvature.arranged(weight)).reshape(-1)
+    power = curvature.power(weight).reshape(-1)
     return Ladder(((_term(found, scheme, grid),),), found.error.reshape(1, -1), power)
 
 
@@ -78,7 +79,8 @@ def _term(found: Solution, scheme: Scheme, grid: ScaleGrid) -> Term:
     grouping = Grouping.of(found.values.shape[-1], scheme.group)
     values, zero = found.values, None
     if found.zero is not None:
-        values = (values + grouping.wide(found.zero)).to(torch.uint8)
+        parts = weight_chunks(values)
+        values = torch.cat([(values[:, at] + grouping.wide(found.zero[:, at])).to(torch.uint8) for at in parts], 1)
         zero = found.zero.flatten(0, 1).to(torch.uint8)
     values = values.flatten(0, 1)
     if scheme.factors is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -23,7 +22,8 @@ class Rounded(NamedTuple):
     @classmethod
     def of(cls, values: Tensor, rows: Tensor, scale: Tensor, curvature: Curvature) -> Rounded:
         """Numbers for rows in rounding order, with the error that they have."""
-        return cls(values, curvature.errors(rows - values * scale))
+        residual = values * scale
+        return cls(values, curvature.errors(torch.sub(rows, residual, out=residual), inplace=True))
 
     def better(self, other: Rounded) -> Rounded:
         """Every row from the one that has the smaller error there; of equals, this one's."""
@@ -33,8 +33,7 @@ class Rounded(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
-class Solution:
+class Solution(NamedTuple):
     """`scale * values`, and the power of the output error that remains.
 
     Values are numbers of a format `(groups, rows, in)`, the zero point taken off; scale (one of a ScaleGrid) and zero
@@ -49,8 +48,7 @@ class Solution:
     def better(self, other: Solution) -> Solution:
         """Every row from the one that has the smaller error there; of equals, this one's. Zero points are the same."""
         take = other.error < self.error
-        return replace(
-            self,
+        return self._replace(
             values=torch.where(take[..., None], other.values, self.values),
             scale=torch.where(take[..., None], other.scale, self.scale),
             error=torch.where(take, other.error, self.error),
