@@ -36,26 +36,28 @@ cli.main(sys.argv[2:])
 
 
 def run_with(spare: int, *arguments: object, cache: Path) -> subprocess.CompletedProcess[str]:
-    """The command line in a process whose address space grows by no more than that."""
-    told = {"PTQ_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
+    """The command line in a process whose address space grows by no more than that.
+
+    The C library has one heap there: for each of its threads it would set 64 MB of addresses aside, used or not.
+    """
+    told = {"PTQ_CACHE": str(cache), "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-c", LIMITED, str(spare), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=told, check=False)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", [("rtn", "--group", "32"), ("hqq", "--group", "64"), ("multipoint",)])
-def test_memory_is_that_of_one_weight(tmp_path: Path, method: tuple[str, ...]) -> None:
+def test_memory_is_that_of_one_weight(tmp_path: Path) -> None:
     """With less than half of the network in memory, and 4 weights and 500 MB at most (issue 7)."""
     model, output = tmp_path / "many.onnx", tmp_path / "many.int4.onnx"
     layers, width = 300, 1024
     weight = many_layers.write(model, layers, width)
     spare = 4 * weight + 500_000_000
     assert layers * weight > 2 * spare
-    done = run_with(
-        spare, "quantize", model, "--weights", "int4", "--method", *method, "-o", output, cache=tmp_path / "cache"
-    )
+    recipe = ("--method", "rtn", "--weights", "int4", "--group", "32")
+    done = run_with(spare, "quantize", model, *recipe, "-o", output, cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
-    assert "latency and accuracy were not measured" in done.stdout or "not loaded" in done.stdout
+    assert "WARNING  the file was not loaded, it takes about" in done.stdout
+    assert "not loaded" in done.stdout.splitlines()[-1]
     graph = onnx.load(output).graph
     assert sum(node.name.startswith("layer") for node in graph.node) == layers
 

@@ -60,10 +60,10 @@ def audit(
         AuditError: the quantized file does not check, load or run.
 
     """
-    _check(quantized, inferred=_is_inferred(reference))
     absent = {path: why for path in (reference, quantized) if (why := _too_large(path, room)) is not None}
     if quantized in absent:
         return Audit({}, None, None, _size(reference), _size(quantized), absent)
+    _check(quantized, inferred=reference not in absent and _is_inferred(reference))
     if checks is Checks.AS_WRITTEN:
         _run_as_written(quantized, feeds)
         return Audit({}, None, None, _size(reference), _size(quantized))

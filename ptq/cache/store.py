@@ -37,7 +37,7 @@ _USUAL_BOUND: Final = 10.0
 _TREE, _KIND, _ABOUT = "ptq.tree", "ptq.kind", "ptq.about"
 _SUFFIX, _UNFINISHED = ".safetensors", ".unfinished"
 _STALE_SECONDS: Final = 3600.0
-_IN_MEMORY: Final = 1 << 28
+_IN_MEMORY: Final = 1 << 27
 """Bytes of entries that are held besides, so that small models are not read again and again."""
 
 T = TypeVar("T")
@@ -113,7 +113,8 @@ class Store:
         try:
             with safe_open(path, framework="pt") as file:
                 tree = json.loads(file.metadata()[_TREE])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+                # copies: otherwise a scale that is kept would keep all of its file mapped
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (no mapping)
             value = decoded(tree, tensors)
         except FileNotFoundError:
             return None
