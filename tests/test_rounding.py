@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ptq import formats
 from ptq.errors import OptionError
 from ptq.formats import Format
+from ptq.formats.minifloat import FLOAT16
 from ptq.rounding import Rounding, round_to
 
 
@@ -56,6 +57,23 @@ def test_every_number_and_every_tie_is_rounded_as_defined(fmt: Format, mode: Rou
     rounded = round_to(fmt, torch.tensor(points), mode)
     assert rounded.tolist() == [nearest(fmt, x, away=NEAREST[mode]) for x in points]
     assert torch.equal(round_to(fmt, rounded, mode), rounded)
+
+
+@pytest.mark.parametrize("mode", NEAREST)
+@pytest.mark.parametrize("fmt", [*ALL, FLOAT16], ids=lambda fmt: fmt.name)
+def test_many_floats_are_rounded_as_they_are_in_float64(fmt: Format, mode: Rounding) -> None:
+    """All ties and what is next to them, every upper half of a float32 with some lower ones, NaN and infinities too."""
+    values = np.array(fmt.values)
+    ties = ((values[1:] + values[:-1]) / 2).astype(np.float32)
+    near = np.concatenate([ties, np.nextafter(ties, np.float32(-np.inf)), np.nextafter(ties, np.float32(np.inf))])
+    lower = np.random.default_rng(0).integers(0, 1 << 16, 1 << 16)
+    lower[::5], lower[1::5] = 0, (1 << 16) - 1
+    bits = (np.arange(1 << 16) << 16 | lower).astype(np.uint32).view(np.float32)
+    x = torch.from_numpy(np.concatenate([near, bits]))
+    many, one_by_one = round_to(fmt, x, mode), round_to(fmt, x.double(), mode).float()
+    assert torch.equal(many.isnan(), x.isnan())
+    assert torch.equal(many.nan_to_num(), one_by_one.nan_to_num())
+    assert torch.equal(many.signbit()[~x.isnan()], one_by_one.signbit()[~x.isnan()])
 
 
 @given(st.sampled_from(ALL), st.floats(-300, 300, width=32), st.sampled_from(list(NEAREST)))

@@ -177,6 +177,16 @@ def test_the_error_is_what_the_output_is_off_by(rounding: str, name: str, sample
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_one_row_is_left_as_it_is(rounding: str) -> None:
+    """It lies in memory as its only column does; of many columns some are changed before others are rounded."""
+    weight, curve = gaussian(3, 1, 150), curvature(inputs(400, 150), groups=3)
+    rows = curve.arranged(weight)
+    before, scale = rows.clone(), rows.abs().amax(-1, keepdim=True) / 7
+    ROUNDINGS[rounding].rows(rows, scale, formats.get("int4"), curve, None)
+    assert torch.equal(rows, before)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_radix_points_are_rounded_by_any(rounding: str) -> None:
     int4, x = Scheme(formats.get("int4")), inputs(4000, 48)
     made = Multipoint.of(Request(int4, has_data=True, options={"rounding": rounding}))

@@ -193,8 +193,9 @@ def bit_column(builder: Builder, bits: np.ndarray, name: str) -> ir.Value:
 def packed_bytes(codes: np.ndarray, bits: int) -> NDArray[np.uint8]:
     """Codes `(rows, n)` from 0 up as bytes `(rows, ceil(n bits / 8))`, the first code lowest."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    rows = np.pad(codes.astype(np.uint8), ((0, 0), (0, -codes.shape[1] % len(shifts))))
-    packed: NDArray[np.uint8] = np.bitwise_or.reduce(rows.reshape(len(rows), -1, len(shifts)) << shifts, axis=2)
+    rows = np.pad(codes.astype(np.uint8, copy=False), ((0, 0), (0, -codes.shape[1] % len(shifts))))
+    fields = rows.reshape(len(rows), -1, len(shifts))
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(np.left_shift(fields, shifts, out=fields), axis=2)
     return packed
 
 

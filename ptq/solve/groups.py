@@ -51,19 +51,17 @@ def solve_groups(
     that is given has its own bound.
     """
     grouping, fmt = Grouping.of(weight.shape[-1], scheme.group), scheme.format
-    low, high = _ends(weight, scheme)
-    every = grid or _grid(_widest(low, high, fmt), weight, scheme, curvature, least)
-    steps = _searched(weight, low, high, scheme, curvature, every)
-    if refine is not None:
-        steps = refine(grouping.split(weight), steps, scheme, every)
+    ends = _ends(weight, scheme)
+    every = grid or _grid(_widest(*ends, fmt), weight, scheme, curvature, least)
+    steps = _searched(weight, ends, scheme, curvature, every, refine)
 
     def rounded(at: slice) -> Solution:
-        rows, scale = curvature.arranged(weight[:, at]), grouping.wide(steps.scale[:, at], curvature.order)
-        zero = None if steps.zero is None else grouping.wide(steps.zero[:, at], curvature.order)
+        rows, own = curvature.arranged(weight[:, at]), steps.of_rows(at)
+        scale = grouping.wide(own.scale, curvature.order)
+        zero = None if own.zero is None else grouping.wide(own.zero, curvature.order)
 
         def first(rounding: RowRounding) -> Solution:
             values, error = rounding.rows(rows, scale, fmt, curvature, zero)
-            own = steps.of_rows(at)
             return Solution(compact(values, fmt), own.scale, error, own.zero)
 
         improver = Improver(rows, fmt, curvature, every.of_rows(at), grouping, _is_shared(scheme))
@@ -141,37 +139,40 @@ def _are_sparse(factors: Format | None) -> bool:
 
 
 def _searched(
-    weight: Tensor, low: Tensor, high: Tensor, scheme: Scheme, curvature: Curvature, grid: ScaleGrid
+    weight: Tensor, ends: _Ends, scheme: Scheme, curvature: Curvature, grid: ScaleGrid, refine: Refine | None
 ) -> Steps:
-    """For each group the best of some scales that clip more and more of it; for a tensor, the best for all."""
+    """For each group the best of some scales that clip more and more of it, refined; for a tensor, the best for all."""
     grouping, fmt = Grouping.of(weight.shape[-1], scheme.group), scheme.format
     importance = None
     if curvature.known is not None or not grouping.is_even:  # what is padded may be rounded to more than 0
         importance = grouping.split(curvature.restored(curvature.diagonal[:, None, :]))
 
     if _is_shared(scheme):
-        tried = _tried(low, high, scheme, grid)
-        found = errors(grouping.split(weight), tried, fmt, importance)
-        return best_of(tried, torch.stack([error.sum().expand_as(error) for error in found]))
+        parts, tried = grouping.split(weight), _tried(ends, scheme, grid)
+        total = [error.sum().expand_as(error) for error in errors(parts, tried, fmt, importance)]
+        best = best_of(tried, torch.stack(total))
+        return best if refine is None else refine(parts, best, scheme, grid)
 
     def searched(at: slice) -> Steps:
-        tried = _tried(low[:, at], high[:, at], scheme, grid.of_rows(at))
-        return best_of(tried, errors(grouping.split(weight[:, at]), tried, fmt, importance))
+        parts, own = grouping.split(weight[:, at]), grid.of_rows(at)
+        tried = _tried(_Ends(*(end[:, at] for end in ends)), scheme, own)
+        best = best_of(tried, errors(parts, tried, fmt, importance))
+        return best if refine is None else refine(parts, best, scheme, own)
 
     return in_chunks(weight, searched)
 
 
-def _tried(low: Tensor, high: Tensor, scheme: Scheme, grid: ScaleGrid) -> list[Steps]:
+def _tried(ends: _Ends, scheme: Scheme, grid: ScaleGrid) -> list[Steps]:
     """What the search tries."""
-    fmt, widest = scheme.format, _widest(low, high, scheme.format)
+    fmt, widest = scheme.format, _widest(*ends, scheme.format)
     factors = candidates(fmt) if scheme.clips else torch.ones(1)
     if _are_sparse(scheme.factors):
         factors = torch.cat([factors, _NEXT])
     wanted = [widest * factor for factor in factors]
     if not scheme.symmetric:
-        wanted.append(_balanced(low, high, fmt))
+        wanted.append(_balanced(*ends, fmt))
     scales = grid.snap(torch.stack(wanted))
     if scheme.symmetric:
         return [Steps(scale) for scale in scales]
-    zeros = (-low / scales.maximum(widest)).round().clamp(fmt.min, fmt.max)
+    zeros = (-ends.low / scales.maximum(widest)).round().clamp(fmt.min, fmt.max)
     return [Steps(*each) for each in zip(scales, zeros, strict=True)]
