@@ -74,9 +74,9 @@ def graphs(draw: DrawFn, most: int = 10) -> Drawn:
         feeds["ids"] = draft.rng.integers(0, _TABLE, (SAMPLES, draft.one_of(SIZES)))
         look_up(draft, "ids", feeds["ids"].shape[1], _TABLE)
     last = draft.one_of(list(draft.shapes))
-    for step in range(draw(st.integers(1, most))):
-        source = last if step == 0 or draft.coin() else draft.one_of(list(draft.shapes))
-        last = grow(draft, source, () if step else LAYERS) or last
+    for step in range(draw(st.sampled_from(range(1, most + 1)))):
+        source = draft.one_of(list(draft.shapes)) if step and draft.often() else last
+        last = grow(draft, source, LAYERS if step == 0 or draft.coin() else ()) or last
     assume(draft.nodes)
     last = draft.nodes[-1].output[0]
     model = _model(draft, feeds, last, free=fixed is None)

@@ -34,19 +34,25 @@ def pool(draft: Draft, x: str) -> str:
     batch, channels, *sizes = draft.shape(x)
     kernel = [draft.one_of((2, 3, 1)) for _ in sizes]
     strides = [draft.one_of((1, 2)) for _ in sizes]
-    pads = [draft.one_of((0, 0, min(1, k - 1))) for k in (*kernel, *kernel)]
-    said: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "pads": pads}
+    said: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
     op = draft.one_of(("MaxPool", "AveragePool"))
     if op == "AveragePool" and draft.coin():
         said["count_include_pad"] = 1
+    mode = draft.one_of(("NOTSET", "NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "ceil"))
+    if mode.startswith("SAME"):
+        after = [-(-n // s) for n, s in zip(sizes, strides, strict=True)]
+        return draft.call(op, x, shape=(batch, channels, *after), auto_pad=mode, **said)
+    pads = (
+        [draft.one_of((0, 0, min(1, k - 1))) for k in (*kernel, *kernel)] if mode == "NOTSET" else [0] * 2 * len(sizes)
+    )
     left = [n + pads[k] + pads[k + len(sizes)] - kernel[k] for k, n in enumerate(sizes)]
     need(min(left) >= 0)
     after = [n // s + 1 for n, s in zip(left, strides, strict=True)]
-    if not any(pads) and draft.often():
-        said["ceil_mode"] = 1
-        after = [-(-n // s) + 1 if k >= s else a for n, s, k, a in zip(left, strides, kernel, after, strict=True)]
+    if mode == "ceil":
         need(all(k >= s for k, s in zip(kernel, strides, strict=True)))
-    return draft.call(op, x, shape=(batch, channels, *after), **said)
+        after = [-(-n // s) + 1 for n, s in zip(left, strides, strict=True)]
+        said["ceil_mode"] = 1
+    return draft.call(op, x, shape=(batch, channels, *after), pads=pads, **said)
 
 
 @operator(ranks=IMAGES, times=2)
