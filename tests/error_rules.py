@@ -15,10 +15,11 @@ NOISE = 2e-6
 """Of sums in float32, relative to their terms."""
 
 _LIPSCHITZ = {"HardSwish": 1.5, "Gelu": 1.13, "Erf": 1.13, "Neg": 1.0, "Abs": 1.0}
-_RISING = ("Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh")
+_RISING = ("Clip", "Elu", "HardSigmoid", "LeakyRelu", "PRelu", "Relu", "Sigmoid", "Softplus", "Tanh")
 _ALIKE = (
-    *("AveragePool", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool", "Identity"),
-    *("MaxPool", "ReduceMax", "ReduceMean", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+    *("AveragePool", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool"),
+    *("Identity", "MaxPool", "ReduceMax", "ReduceMean", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split"),
+    *("Squeeze", "Transpose", "Unsqueeze"),
 )
 """Operators that do to errors what they do to numbers, of their first input."""
 
@@ -46,6 +47,16 @@ def _bilinear(bounds: Bounds, node: NodeProto) -> list[str]:
 def _added(bounds: Bounds, node: NodeProto) -> list[str]:
     """Zeros make the errors as large as the sum."""
     return [bounds.sum(bounds.call("Sub", node.output[0], node.output[0]), *map(bounds.errors.get, node.input))]
+
+
+def _exact(bounds: Bounds, node: NodeProto) -> list[str]:
+    return []
+
+
+def _divided(bounds: Bounds, node: NodeProto) -> list[str]:
+    """By a constant."""
+    x, constant = node.input
+    return [bounds.call("Div", bounds.errors[x], bounds.call("Abs", constant))]
 
 
 def _concat(bounds: Bounds, node: NodeProto) -> list[str]:
@@ -162,6 +173,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), _bilinear),
     **dict.fromkeys(("Add", "Sub", "Sum"), _added),
     "BatchNormalization": _batch_norm,
+    "Shape": _exact,
+    "Div": _divided,
     "Concat": _concat,
     "LayerNormalization": _layer_norm,
     "Max": _largest,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import random_functions  # noqa: F401  (it registers operators)
 import random_moves  # noqa: F401  (it registers operators)
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -73,9 +74,9 @@ def graphs(draw: DrawFn, most: int = 10) -> Drawn:
         feeds["ids"] = draft.rng.integers(0, _TABLE, (SAMPLES, draft.one_of(SIZES)))
         look_up(draft, "ids", feeds["ids"].shape[1], _TABLE)
     last = draft.one_of(list(draft.shapes))
-    for step in range(draw(st.integers(1, most))):
-        source = last if step == 0 or draft.coin() else draft.one_of(list(draft.shapes))
-        last = grow(draft, source, () if step else LAYERS) or last
+    for step in range(draw(st.sampled_from(range(1, most + 1)))):
+        source = draft.one_of(list(draft.shapes)) if step and draft.often() else last
+        last = grow(draft, source, LAYERS if step == 0 or draft.coin() else ()) or last
     assume(draft.nodes)
     last = draft.nodes[-1].output[0]
     model = _model(draft, feeds, last, free=fixed is None)
@@ -120,9 +121,26 @@ def _model(draft: Draft, feeds: Arrays, last: str, *, free: bool) -> onnx.ModelP
     given = [_value(name, array.dtype, batch, array.shape, sizes=not loose) for name, array in feeds.items()]
     sizes = [not loose and not draft.often() for _ in outputs]
     told = [_value(o, np.dtype("f4"), batch, draft.shapes[o], sizes=s) for o, s in zip(outputs, sizes, strict=True)]
-    arrays = [numpy_helper.from_array(array, name) for name, array in draft.stored.items()]
-    graph = helper.make_graph(draft.nodes, "drawn", given, told, arrays)
+    arrays, before = _dressed(draft)
+    graph = helper.make_graph([*before, *draft.nodes], "drawn", given, told, arrays)
     return helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=[helper.make_opsetid("", draft.opset)])
+
+
+def _dressed(draft: Draft) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    """What is stored, and nodes that make what is read of it: Constants, or a Transpose or Identity of weights."""
+    how = draft.one_of(("stored", "stored", "stored", "Constant", "Transpose", "Identity"))
+    arrays, nodes = [], []
+    for name, array in draft.stored.items():
+        weight = name.endswith("weight")
+        if how == "Constant":
+            nodes.append(helper.make_node(how, [], [name], value=numpy_helper.from_array(array)))
+        elif weight and how in ("Transpose", "Identity"):
+            inner = array.T if how == "Transpose" else array
+            arrays.append(numpy_helper.from_array(np.ascontiguousarray(inner), f"{name}/stored"))
+            nodes.append(helper.make_node(how, [f"{name}/stored"], [name]))
+        else:
+            arrays.append(numpy_helper.from_array(array, name))
+    return arrays, nodes
 
 
 def _value(name: str, dtype: np.dtype, batch: Any, shape: Shape, *, sizes: bool) -> onnx.ValueInfoProto:

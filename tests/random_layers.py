@@ -167,6 +167,36 @@ def layer_norm(draft: Draft, x: str) -> str:
     return draft.call("LayerNormalization", x, scale, *bias, shape=draft.shape(x), axis=-1, epsilon=1e-2)
 
 
+@operator(ranks=IMAGES, times=6)
+def block(draft: Draft, x: str) -> str:
+    """Convolutions of one position around what there are integer kernels for."""
+    y = _pointwise(draft, x, draft.shape(x)[1])
+    shape = draft.shape(y)
+    kind = draft.one_of(("Add", "Mul", "Concat", "LeakyRelu", "Sigmoid", "HardSwish", "Silu", "AveragePool", "MaxPool"))
+    if kind in ("Add", "Mul"):
+        y = draft.call(kind, y, draft.one_of([x, _pointwise(draft, x, shape[1])]), shape=shape)
+    elif kind == "Concat":
+        y = draft.call(kind, y, x, shape=(shape[0], 2 * shape[1], *shape[2:]), axis=1)
+    elif kind == "Silu":
+        y = draft.call("Mul", y, draft.call("Sigmoid", y, shape=shape), shape=shape)
+    elif kind.endswith("Pool"):
+        count = len(shape) - 2
+        said = {"kernel_shape": [3] * count, "pads": [1] * (2 * count)}
+        y = draft.call(kind, y, shape=shape, **said)
+    else:
+        need(draft.opset >= 14 or kind != "HardSwish")
+        y = draft.call(kind, y, shape=shape)
+    if draft.coin():
+        y = draft.call("Relu", y, shape=draft.shape(y))
+    return _pointwise(draft, y, draft.one_of((shape[1], 4)))
+
+
+def _pointwise(draft: Draft, x: str, out: int) -> str:
+    batch, channels, *sizes = draft.shape(x)
+    weight = draft.weight((out, channels, *[1] * len(sizes)), 0, channels)
+    return draft.call("Conv", x, weight, *_bias(draft, out), shape=(batch, out, *sizes))
+
+
 def look_up(draft: Draft, ids: str, count: int, rows: int) -> str:
     """Rows of a table; sometimes it is the weight of a product too, as it is or turned."""
     size = draft.one_of((8, 3, 16))

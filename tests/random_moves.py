@@ -1,4 +1,4 @@
-"""The operators of drawn graphs that have no weights: functions of numbers, sums, pools, and what moves and cuts."""
+"""The operators of drawn graphs that have no weights: sums, pools, and what moves and cuts."""
 
 from __future__ import annotations
 
@@ -7,34 +7,6 @@ from typing import Any
 
 import numpy as np
 from random_drafts import IMAGES, Draft, need, operator
-
-
-@operator(times=8)
-def activation(draft: Draft, x: str) -> str:
-    names = ("Relu", "Relu6", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Gelu", "Silu", "Clip")
-    name, shape = draft.one_of(names), draft.shape(x)
-    if name == "Relu6":
-        return draft.call("Clip", x, _number(draft, 0), _number(draft, 6), shape=shape)
-    if name == "Clip":
-        low, high = draft.one_of(_ENDS)
-        ends = ["" if end is None else _number(draft, end) for end in (low, high)]
-        return draft.call("Clip", x, *ends, shape=shape)
-    if name == "LeakyRelu":
-        return draft.call(name, x, shape=shape, alpha=draft.one_of((0.1, 0.01, 1.5)))
-    if name == "HardSigmoid":
-        return draft.call(name, x, shape=shape, alpha=draft.one_of((1 / 6, 0.2)), beta=0.5)
-    if name == "Silu":
-        return draft.call("Mul", x, draft.call("Sigmoid", x, shape=shape), shape=shape)
-    newer = {"HardSwish": 14, "Gelu": 20}
-    need(draft.opset >= newer.get(name, 11))
-    return draft.call(name, x, shape=shape)
-
-
-_ENDS = ((-1, 1), (0, None), (None, 3), (-0.01, 4), (-5, 0.02), (0, 0.3), (0.5, 2), (-3, -1), (None, None))
-
-
-def _number(draft: Draft, value: float) -> str:
-    return draft.store(np.array(value, np.float32))
 
 
 @operator()
@@ -62,19 +34,25 @@ def pool(draft: Draft, x: str) -> str:
     batch, channels, *sizes = draft.shape(x)
     kernel = [draft.one_of((2, 3, 1)) for _ in sizes]
     strides = [draft.one_of((1, 2)) for _ in sizes]
-    pads = [draft.one_of((0, 0, min(1, k - 1))) for k in (*kernel, *kernel)]
-    said: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "pads": pads}
+    said: dict[str, Any] = {"kernel_shape": kernel, "strides": strides}
     op = draft.one_of(("MaxPool", "AveragePool"))
     if op == "AveragePool" and draft.coin():
         said["count_include_pad"] = 1
+    mode = draft.one_of(("NOTSET", "NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "ceil"))
+    if mode.startswith("SAME"):
+        after = [-(-n // s) for n, s in zip(sizes, strides, strict=True)]
+        return draft.call(op, x, shape=(batch, channels, *after), auto_pad=mode, **said)
+    pads = (
+        [draft.one_of((0, 0, min(1, k - 1))) for k in (*kernel, *kernel)] if mode == "NOTSET" else [0] * 2 * len(sizes)
+    )
     left = [n + pads[k] + pads[k + len(sizes)] - kernel[k] for k, n in enumerate(sizes)]
     need(min(left) >= 0)
     after = [n // s + 1 for n, s in zip(left, strides, strict=True)]
-    if not any(pads) and draft.often():
-        said["ceil_mode"] = 1
-        after = [-(-n // s) + 1 if k >= s else a for n, s, k, a in zip(left, strides, kernel, after, strict=True)]
+    if mode == "ceil":
         need(all(k >= s for k, s in zip(kernel, strides, strict=True)))
-    return draft.call(op, x, shape=(batch, channels, *after), **said)
+        after = [-(-n // s) + 1 for n, s in zip(left, strides, strict=True)]
+        said["ceil_mode"] = 1
+    return draft.call(op, x, shape=(batch, channels, *after), pads=pads, **said)
 
 
 @operator(ranks=IMAGES, times=2)
@@ -96,7 +74,19 @@ def flatten(draft: Draft, x: str) -> str:
     shape = (batch, math.prod(sizes))
     if draft.coin():
         return draft.call("Flatten", x, shape=shape)
-    return draft.call("Reshape", x, draft.integers(*draft.one_of(((0, -1), (-1, shape[1])))), shape=shape)
+    if draft.coin():
+        return draft.call("Reshape", x, draft.integers(*draft.one_of(((0, -1), (-1, shape[1])))), shape=shape)
+    sizes = _raw(draft, "Shape", x)
+    first = _raw(draft, "Slice", sizes, *(draft.integers(each) for each in (0, 1, 0)))
+    after = _raw(draft, "Concat", first, draft.integers(-1), axis=0)
+    return draft.call("Reshape", x, after, shape=shape)
+
+
+def _raw(draft: Draft, op: str, *inputs: str, **attributes: Any) -> str:
+    """Sizes, which nothing else is to read."""
+    name = draft.call(op, *inputs, shape=(1,), **attributes)
+    del draft.shapes[name]
+    return name
 
 
 @operator()
@@ -194,3 +184,34 @@ def resize(draft: Draft, x: str) -> str:
     scales = draft.store(np.array([1, 1, 2, 2], np.float32))
     said = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return draft.call("Resize", x, "", scales, shape=(batch, channels, 2 * height, 2 * width), **said)
+
+
+@operator(ranks=range(4, 5))
+def shuffle(draft: Draft, x: str) -> str:
+    """Channels to positions, where there are enough, or positions to channels."""
+    batch, channels, height, width = draft.shape(x)
+    if channels % 4 == 0:
+        return draft.call("DepthToSpace", x, shape=(batch, channels // 4, 2 * height, 2 * width), blocksize=2)
+    need(height % 2 == 0 and width % 2 == 0)
+    return draft.call("SpaceToDepth", x, shape=(batch, 4 * channels, height // 2, width // 2), blocksize=2)
+
+
+@operator(ranks=range(3, 5))
+def spread(draft: Draft, x: str) -> str:
+    """Copies along an axis of 1."""
+    shape = list(draft.shape(x))
+    ones = [axis for axis, size in enumerate(shape) if axis and size == 1]
+    need(ones)
+    axis = draft.one_of(ones)
+    sizes = [1] * len(shape)
+    sizes[axis] = shape[axis] = draft.one_of((2, 3))
+    return draft.call("Expand", x, draft.integers(*sizes), shape=tuple(shape))
+
+
+@operator()
+def mean(draft: Draft, x: str) -> str:
+    """Over the last axis."""
+    shape = (*draft.shape(x)[:-1], 1)
+    if draft.opset < 18:
+        return draft.call("ReduceMean", x, shape=shape, axes=[-1])
+    return draft.call("ReduceMean", x, draft.integers(-1), shape=shape)

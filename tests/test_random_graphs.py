@@ -101,11 +101,15 @@ def is_whole(content: bytes, drawn: Drawn, options: Options) -> None:
     """A valid file that stock ONNX Runtime loads and runs, with outputs of the same names, shapes and types."""
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
     for optimize in (False,) if "target" in options else (False, True):
-        got = drawn.run(Session(content, optimize=optimize))
+        session = Session(content, optimize=optimize)
+        got = drawn.run(session)
         assert list(got) == list(drawn.outputs)
         for name, expected in drawn.outputs.items():
             assert (got[name].shape, got[name].dtype) == (expected.shape, expected.dtype)
             assert np.isfinite(got[name]).all()
+        if drawn.batch is None:
+            alone = session.run({name: array[:1] for name, array in drawn.feeds.items()})
+            assert [array.shape for array in alone] == [(1, *array.shape[1:]) for array in drawn.outputs.values()]
 
 
 @pytest.mark.parametrize("count", COUNTS)
