@@ -13,12 +13,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from command import Command
+from onnx import TensorProto, helper
 
 from ptq.errors import ModelFileError, OutputError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.model.save import digest, serialized, write
 from ptq.model.streamed import Spool, Streamed
+from ptq.model.wire import data_files
 from ptq.pipeline.written import Written
 
 LIMITED = """
@@ -180,3 +182,25 @@ def test_one_file_over_two_leaves_no_weights_behind(network: Model, tmp_path: Pa
     assert not output.with_name("out.onnx.data").exists()
     Written.of(network, output, most_bytes=1000).move(output, overwrite=True)
     np.testing.assert_array_equal(outputs(output), outputs(tmp_path / "many.onnx"))
+
+
+def test_files_of_weights_are_found_without_reading_weights(network: Model, tmp_path: Path) -> None:
+    assert data_files(tmp_path / "many.onnx") == {tmp_path / "many.onnx.data"}
+    assert write(network, tmp_path / "one.onnx") is None
+    assert data_files(tmp_path / "one.onnx") == frozenset()
+    (tmp_path / "none.onnx").write_bytes(b"\x07no protobuf")
+    with pytest.raises(ValueError, match="protobuf"):
+        data_files(tmp_path / "none.onnx")
+
+
+def test_they_are_found_in_attributes_and_bodies(tmp_path: Path) -> None:
+    tensors = []
+    for name in ("stored", "inside"):
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=(1,), data_location=TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value=f"{name}.bin")
+        tensors.append(tensor)
+    body = helper.make_graph([helper.make_node("Constant", [], ["c"], value=tensors[1])], "body", [], [])
+    node = helper.make_node("If", ["x"], ["y"], then_branch=body, else_branch=body)
+    graph = helper.make_graph([node], "g", [], [], tensors[:1])
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    assert {path.name for path in data_files(tmp_path / "m.onnx")} == {"stored.bin", "inside.bin"}

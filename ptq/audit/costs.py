@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from ptq.errors import AuditError
 from ptq.model.session import Session
+from ptq.model.wire import data_files
 
 _FLOATS = frozenset({
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE
@@ -40,10 +41,11 @@ class Cost:
 
 def file_bytes(path: Path) -> int:
     """The size of a model file with the files of its external data, each counted once."""
-    model = onnx.load(path, format="protobuf", load_external_data=False)
-    entries = (entry for tensor in _tensors(model.graph) for entry in tensor.external_data)
-    files: set[Path] = {path.parent / entry.value for entry in entries if entry.key == "location"}
-    return path.stat().st_size + sum(file.stat().st_size for file in files)
+    try:
+        others = data_files(path)
+    except ValueError:  # what it is, if no model, is for others to say
+        others = frozenset()
+    return path.stat().st_size + sum(file.stat().st_size for file in others)
 
 
 def session_bytes(path: Path) -> int:

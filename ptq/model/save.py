@@ -13,6 +13,7 @@ import onnx_ir as ir
 from ptq.errors import ModelError, first_line
 from ptq.model.graph import Model
 from ptq.model.streamed import Streamed, pieces
+from ptq.model.wire import data_files
 
 LARGEST: Final = (1 << 31) - 1
 """The bytes that one file of protobuf may have."""
@@ -51,10 +52,9 @@ def beside(path: Path) -> Path:
 def refers_to(path: Path, name: str) -> bool:
     """Whether a file is a model with weights in another of that name."""
     try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
-    except Exception:  # noqa: BLE001  (it is no model)
+        return any(file.name == name for file in data_files(path))
+    except ValueError:  # it is no model
         return False
-    return any(entry.value == name for tensor in _outer(model) for entry in tensor.external_data)
 
 
 def refer_to(path: Path, name: str) -> None:
