@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from calibration.sources import open_data
+from ptq.errors import AuditError
 from ptq.model.capture import CaptureOptions, captured, is_onnx
 from ptq.model.graph import Model
 from ptq.model.save import serialized
@@ -40,7 +41,10 @@ def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
         reference = _reference(job.model, ready.raw, ready.taken, Path(folder))
         written = Path(folder) / "quantized.onnx"
         written.write_bytes(built.content)
-        report = describe(built.made, reference, written, job.output, job.accepted_drop, stages)
+        try:
+            report = describe(built.made, reference, written, job.output, job.accepted_drop, stages)
+        except AuditError as error:  # of a file that is gone when it is read
+            raise AuditError(str(error).replace(str(written), "the quantized model")) from error
     return Result(built.content, report)
 
 
