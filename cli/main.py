@@ -28,6 +28,8 @@ USAGE_EXIT, INTERRUPTED_EXIT = 2, 130
 _INTERRUPTED = "interrupted; nothing was written, and what was finished is kept: the same command goes on from there"
 _OUT_OF_MEMORY = "out of memory; nothing was written, use a machine with more or a smaller model"
 _TORCH_OUT_OF_MEMORY = "can't allocate memory"
+_LONGEST = 2000
+"""Characters of an error; names in models may be of any length."""
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -87,7 +89,11 @@ def _run(arguments: list[str] | None) -> int:  # noqa: PLR0911  (one for each ki
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"ptq: {' '.join(message.split())}", err=True)
+    """Say what went wrong; names in it are what a file says, so that a terminal must not be moved by them."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(message.split()))
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+    click.echo(f"ptq: {line}", err=True)
     return code
 
 

@@ -25,7 +25,7 @@ def written(path: Path, data: bytes) -> Path:
     return path
 
 
-def external(folder: Path, location: str, length: int = 48) -> Path:
+def external(folder: Path, location: str, length: int | str = 48) -> Path:
     proto = matmul_onnx()
     tensor = proto.graph.initializer[0]
     (folder / "weights.bin").write_bytes(tensor.raw_data)
@@ -71,13 +71,121 @@ def graph_in_memory(graph: object) -> bytes:
         ("C:\\weights.bin", 48, "outside the folder of the model"),
         ("", 48, "outside the folder of the model"),
         ("weights.bin", 49, "'w' ends behind the end of"),
+        ("weights.bin", 47, "'w' of shape [4, 3] takes 48 bytes, the file holds 47 for it"),
+        ("weights.bin", 0, "takes 48 bytes, the file holds 0 for it"),
+        ("weights.bin", "-1", "has the length '-1' in its file, no number"),
+        ("weights.bin", "4_8", "has the length '4_8'"),
+        ("weights.bin", "9" * 5000, "has the length '99999999999999999999'"),
+        ("a/../../weights.bin", 48, "outside the folder of the model"),
+        ("./../weights.bin", 48, "outside the folder of the model"),
+        ("C:weights.bin", 48, "outside the folder of the model"),
+        ("\\\\server\\share\\weights.bin", 48, "outside the folder of the model"),
+        ("weights.bin\0.txt", 48, "outside the folder of the model"),
+        ("a" * 300, 48, "which is"),
+        (".", 48, "which is missing"),
     ],
 )
-def test_onnx_whose_external_data_is_not_there(location: str, length: int, words: str, tmp_path: Path) -> None:
+def test_onnx_whose_external_data_is_not_there(location: str, length: int | str, words: str, tmp_path: Path) -> None:
     path = external(tmp_path, location, length)
     with pytest.raises(ModelFileError) as caught:
         capture(path, DEFAULTS)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "circle"])
+def test_external_data_that_links_lead_elsewhere(what: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "here").mkdir()
+    path = external(tmp_path / "here", "sub/weights.bin" if what == "folder" else "data.bin")
+    (tmp_path / "here" / "weights.bin").rename(tmp_path / "elsewhere" / "weights.bin")
+    if what == "folder":
+        (tmp_path / "here" / "sub").symlink_to(tmp_path / "elsewhere")
+    else:
+        target = tmp_path / "elsewhere" / "weights.bin" if what == "file" else tmp_path / "here" / "data.bin"
+        (tmp_path / "here" / "data.bin").symlink_to(target)
+    words = "is no path here|is missing" if what == "circle" else "outside the folder of the model"
+    with pytest.raises(ModelFileError, match=words):
+        capture(path, DEFAULTS)
+
+
+def test_links_beside_each_other_are_followed(tmp_path: Path) -> None:
+    """As a cache of downloads has them: the model and its data are links into one folder."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    external(tmp_path / "blobs", "data.bin").rename(tmp_path / "blobs" / "1f0")
+    (tmp_path / "blobs" / "weights.bin").rename(tmp_path / "blobs" / "2a7")
+    (tmp_path / "snapshot" / "model.onnx").symlink_to("../blobs/1f0")
+    (tmp_path / "snapshot" / "data.bin").symlink_to("../blobs/2a7")
+    graph = capture(tmp_path / "snapshot" / "model.onnx", DEFAULTS)
+    (got,) = Session(graph_in_memory(graph)).run({"x": np.eye(4, dtype=np.float32)})
+    assert got[3, 2] == 11 / 8
+
+
+def test_offsets_are_numbers(tmp_path: Path) -> None:
+    path = external(tmp_path, "weights.bin")
+    proto = onnx.load(path, load_external_data=False)
+    entry = next(entry for entry in proto.graph.initializer[0].external_data if entry.key == "offset")
+    for offset, words in (("one", "the offset 'one'"), ("4", "ends behind the end"), (str(1 << 62), "ends behind")):
+        entry.value = offset
+        with pytest.raises(ModelFileError, match=words):
+            capture(written(path, proto.SerializeToString()), DEFAULTS)
+
+
+FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+def with_weight(kind: int, dims: list[int], **data: object) -> onnx.ModelProto:
+    proto = matmul_onnx()
+    tensor = proto.graph.initializer[0]
+    for field in (*FIELDS, "dims"):
+        tensor.ClearField(field)
+    tensor.data_type = kind
+    tensor.dims.extend(dims)
+    for field, entries in data.items():
+        setattr(tensor, field, entries) if field == "raw_data" else getattr(tensor, field).extend(entries)
+    return proto
+
+
+TYPES = onnx.TensorProto
+LYING = {
+    "too short": (with_weight(1, [4, 3], raw_data=bytes(40)), "takes 48 bytes, the file holds 40 for it"),
+    "too long": (with_weight(1, [4, 3], raw_data=bytes(49)), "takes 48 bytes, the file holds 49 for it"),
+    "nothing": (with_weight(1, [10**9, 3]), r"of shape \[1000000000, 3\] takes 3000000000 numbers, the file holds 0"),
+    "beyond 64 bits": (with_weight(1, [2**62] * 9, raw_data=b"1234"), "the file holds 4 for it"),
+    "too few numbers": (with_weight(1, [4, 3], float_data=[1.0] * 7), "takes 12 numbers, the file holds 7"),
+    "half a number": (with_weight(TYPES.COMPLEX64, [2], float_data=[1.0] * 3), "takes 4 numbers, the file holds 3"),
+    "too few halves of bytes": (with_weight(TYPES.INT4, [5], int32_data=[1, 1]), "takes 3 numbers, the file holds 2"),
+    "below zero": (with_weight(1, [-4, 3], raw_data=bytes(48)), r"has shape \[-4, 3\], sizes are at least 0"),
+    "no type": (with_weight(0, [4, 3], raw_data=bytes(48)), "type 0, which ONNX does not have"),
+    "an unknown type": (with_weight(99, [4, 3], raw_data=bytes(48)), "type 99, which ONNX does not have"),
+    "text in bytes": (with_weight(TYPES.STRING, [4, 3], raw_data=bytes(48)), "is text in the form of numbers"),
+}
+
+
+@pytest.mark.parametrize("name", LYING)
+def test_a_weight_has_what_its_shape_takes(name: str) -> None:
+    proto, words = LYING[name]
+    with pytest.raises(ModelFileError, match=words) as caught:
+        capture(proto, DEFAULTS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [
+        with_weight(1, [4, 3], float_data=[1.0] * 12),
+        with_weight(1, [0, 3]),
+        with_weight(TYPES.COMPLEX64, [2], float_data=[1.0] * 4),
+        with_weight(TYPES.FLOAT16, [3], int32_data=[1] * 3),
+        with_weight(TYPES.INT4, [5], int32_data=[1] * 3),
+        with_weight(TYPES.UINT2, [5], raw_data=bytes(2)),
+        with_weight(TYPES.STRING, [2], string_data=[b"a", b"b"]),
+        with_weight(TYPES.UINT32, [2], uint64_data=[1, 2]),
+    ],
+)
+def test_every_way_to_store_a_weight_is_taken(proto: onnx.ModelProto) -> None:
+    """That the product is not one of such a type is said by others, later."""
+    assert capture(proto, DEFAULTS).graph.initializers["w"].const_value is not None
 
 
 def test_external_data_of_a_branch_is_looked_at_too(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def audit(
     absent = {path: why for path in (reference, quantized) if (why := _too_large(path, room)) is not None}
     if quantized in absent:
         return Audit({}, None, None, _size(reference), _size(quantized), absent)
-    _check(quantized, inferred=reference not in absent and _is_inferred(reference))
+    _check(quantized, inferred=None if reference in absent else _checked(reference))
     if checks is Checks.AS_WRITTEN:
         _run_as_written(quantized, feeds)
         return Audit({}, None, None, _size(reference), _size(quantized))
@@ -101,20 +101,25 @@ def _too_large(path: Path, room: int | None) -> str | None:
     return f"it takes about {needed / 1e9:.2g} GB of memory, {room / 1e9:.2g} GB are free"
 
 
-def _is_inferred(reference: Path) -> bool:
-    """Whether the checker infers the shapes of a float model.
+def _checked(reference: Path) -> bool | None:
+    """Whether the checker infers the shapes of a float model; None where it does not take it even without.
 
-    It does not where a shape that is declared is none that follows from the inputs, and for some models with types that
-    it does not know; ONNX Runtime, which judges next, takes both with a warning.
+    It infers none where a shape that is declared does not follow from the inputs, and for some models with types that
+    it does not know; it does not take one whose inputs and outputs have no shapes. ONNX Runtime, which judges next,
+    takes all of them.
     """
-    try:
-        onnx.checker.check_model(str(reference), full_check=True)
-    except Exception:  # noqa: BLE001  (see below)
-        return False
-    return True
+    for inferred in (True, False):
+        try:
+            onnx.checker.check_model(str(reference), full_check=inferred)
+        except Exception:  # noqa: BLE001, S112  (see below)
+            continue
+        return inferred
+    return None
 
 
-def _check(path: Path, *, inferred: bool) -> None:
+def _check(path: Path, *, inferred: bool | None) -> None:
+    if inferred is None:
+        return
     try:
         onnx.checker.check_model(str(path), full_check=inferred)
     except Exception as error:  # the checker's, shape inference's and protobuf's errors share no base class

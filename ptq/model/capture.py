@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -15,6 +15,8 @@ from calibration.spec import InputSpec
 from ptq.errors import ModelError, ModelFileError, OptionError, first_line
 from ptq.model.files import Kind, detect
 from ptq.model.streamed import Streamed
+from ptq.model.tensors import base_of
+from ptq.model.validity import check_valid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +51,7 @@ def capture(source: Source, options: CaptureOptions, example: Mapping[str, np.nd
         return _from_file(source, options, example)
     if isinstance(source, onnx.ModelProto):
         _refuse(options, "an ONNX model", model=True, inputs=True)
-        return _from_proto(source, Path())
+        return _from_proto(source, None)
     return _from_torch(source, options, example)
 
 
@@ -84,7 +86,7 @@ def _from_file(path: Path, options: CaptureOptions, example: Mapping[str, np.nda
         )
     if kind is Kind.ONNX:
         _refuse(options, f"{path} (ONNX)", model=True, inputs=True)
-        return _from_proto(_read_proto(path), path.parent)
+        return _from_proto(_read_proto(path), path)
 
     from ptq.model import checkpoints, programs
 
@@ -144,56 +146,28 @@ def _read_proto(path: Path) -> onnx.ModelProto:
         ) from error
 
 
-def _from_proto(proto: onnx.ModelProto, folder: Path) -> ir.Model:
-    for tensor in _tensors(proto):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(tensor, folder)
+def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
+    check_valid(proto, path)
+    base = Path.cwd() if path is None else base_of(proto, path)
     try:
         model = ir.from_proto(proto)
+        model.graph.sort()  # ONNX Runtime takes nodes in any order
     except Exception as error:  # whatever does not fit the standard
         raise ModelFileError(f"the ONNX model is not valid ({first_line(error)}); export it again") from error
-    _stream(model, folder.resolve())
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        _stream(graph, base)
     return model
 
 
-def _stream(model: ir.Model, folder: Path) -> None:
+def _stream(graph: ir.Graph, folder: Path) -> None:
     """Let all weights that lie beside a model be read when they are needed."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = Streamed.of(value.const_value, folder)
-        for node in graph:
-            for name, held in list(node.attributes.items()):
-                if held.type == ir.AttributeType.TENSOR and isinstance(held.value, ir.ExternalTensor):
-                    node.attributes[name] = ir.AttrTensor(name, Streamed.of(held.value, folder))
-
-
-def _check_external(tensor: onnx.TensorProto, folder: Path) -> None:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    parts = PurePosixPath(location), PureWindowsPath(location)
-    if not location or any(p.is_absolute() or p.drive or ".." in p.parts for p in parts):
-        raise ModelFileError(
-            f"the weight {tensor.name!r} lies in {location!r}, outside the folder of the model; save the model again "
-            f"with its data next to it"
-        )
-    path = folder / location
-    if not path.is_file():
-        raise ModelFileError(f"the weight {tensor.name!r} lies in {path}, which is missing; put it next to the model")
-    offset, length = (int(entries.get(key, "0") or 0) for key in ("offset", "length"))
-    if offset < 0 or length < 0 or offset + length > path.stat().st_size:
-        raise ModelFileError(f"the weight {tensor.name!r} ends behind the end of {path}; save or download it again")
-
-
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All weights: initializers and attributes of the graph, its subgraphs and the functions."""
-    graphs, nodes = [proto.graph], [node for function in proto.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            nodes.extend(graph.node)
-        while nodes:
-            for attribute in nodes.pop().attribute:
-                yield from (attribute.t, *attribute.tensors)
-                graphs.extend(g for g in (attribute.g, *attribute.graphs) if g.node or g.initializer)
+    for value in graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = Streamed.of(value.const_value, folder)
+    for node in graph:
+        for name, held in list(node.attributes.items()):
+            if held.type == ir.AttributeType.TENSOR and isinstance(held.value, ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(name, Streamed.of(held.value, folder))
+            bodies = [held.value] if held.type == ir.AttributeType.GRAPH else held.value
+            for body in bodies if held.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) else ():
+                _stream(body, folder)

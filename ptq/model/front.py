@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ptq.model.graph import Model, replace_initializers
+from ptq.model.graph import Model, may_be_numbers, replace_initializers
 from ptq.model.session import Session
 
 Feeds = Mapping[str, np.ndarray]
@@ -65,7 +65,7 @@ class Front:
     def rest(self, arrays: Feeds) -> Session | None:
         """What is behind the cut with other initializers; None where no output is."""
         made = {*self._made(self._at)}
-        outputs = [value for value in self._model.graph.outputs if value not in made]
+        outputs = [value for value in self._model.graph.outputs if value not in made and may_be_numbers(value)]
         return self._part(outputs, arrays) if outputs else None
 
     def _made(self, at: int) -> list[ir.Value]:

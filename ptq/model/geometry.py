@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ptq.errors import ModelError
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -21,12 +23,23 @@ class Geometry:
 
     @classmethod
     def of(cls, node: ir.Node, kernel: tuple[int, ...]) -> Geometry:
-        """The geometry of a Conv with a kernel of those sizes."""
+        """The geometry of a Conv with a kernel of those sizes.
+
+        Raises:
+            ModelError: its attributes are not for such a kernel.
+
+        """
         ones = (1,) * len(kernel)
+        strides, dilations = (_ints(node, name) or ones for name in ("strides", "dilations"))
+        for name, found in (("strides", strides), ("dilations", dilations)):
+            if len(found) != len(kernel) or min(found) < 1:
+                raise ModelError(f"{node.name!r} has {name} {list(found)} for a kernel of {list(kernel)}; repair it")
         mode = node.attributes.get_string("auto_pad", "NOTSET")
         said = _ints(node, "pads") if mode == "NOTSET" else None
         pads = None if mode.startswith("SAME") else said or (0,) * (2 * len(kernel))
-        return cls(kernel, _ints(node, "strides") or ones, pads, _ints(node, "dilations") or ones, mode)
+        if pads is not None and (len(pads) != 2 * len(kernel) or min(pads) < 0):
+            raise ModelError(f"{node.name!r} has pads {list(pads)} for a kernel of {list(kernel)}; repair it")
+        return cls(kernel, strides, pads, dilations, mode)
 
     def padding(self, sizes: Sequence[int | None]) -> tuple[int, ...]:
         """The pads for an input of these sizes; 0 along an axis whose size is not known, where that decides."""
@@ -39,6 +52,19 @@ class Geometry:
             begin.append(small if self.auto_pad == "SAME_UPPER" else large)
             end.append(large if self.auto_pad == "SAME_UPPER" else small)
         return (*begin, *end)
+
+
+def groups_of(node: ir.Node, channels: int) -> int:
+    """The groups of a Conv.
+
+    Raises:
+        ModelError: they do not divide its output channels.
+
+    """
+    groups = node.attributes.get_int("group", 1)
+    if groups < 1 or channels % groups:
+        raise ModelError(f"{node.name!r} has {groups} groups for {channels} output channels, no divisor; repair it")
+    return groups
 
 
 def _ints(node: ir.Node, name: str) -> tuple[int, ...] | None:

@@ -41,8 +41,8 @@ class Model:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs."""
-        return tuple(str(value.name) for value in self.graph.graph.outputs)
+        """Names of the outputs that are tensors of numbers; others are nothing to compare."""
+        return tuple(str(value.name) for value in self.graph.graph.outputs if may_be_numbers(value))
 
     @property
     def data_files(self) -> frozenset[Path]:
@@ -120,8 +120,13 @@ def with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
     return copy
 
 
+def may_be_numbers(value: ir.Value) -> bool:
+    """Whether a value is a tensor of numbers, or of a type that is not known."""
+    return value.type is None or (isinstance(value.type, ir.TensorType) and value.dtype != ir.DataType.STRING)
+
+
 def _spec(value: ir.Value) -> InputSpec:
-    if value.dtype is None:
-        raise ModelError(f"the input {value.name!r} of the model has no tensor type; only tensors can be fed")
+    if value.dtype is None or not may_be_numbers(value):
+        raise ModelError(f"the input {value.name!r} of the model is no tensor of numbers; only such can be fed")
     dims = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
     return InputSpec(str(value.name), value.dtype.numpy().name, dims)

@@ -18,14 +18,17 @@ import onnx_ir.passes.common as passes
 
 from ptq.errors import ModelError
 from ptq.model import fills, idioms
+from ptq.model.validity import opset_of
 
-OLDEST_OPSET, NEWEST_OPSET = 7, 26
 TARGET_OPSET = 21
 """The first opset with INT4; the files of `ptq` use a newer one only where a format needs it."""
 
 _IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 _FOLD_LIMIT = 1 << 31
-_STANDARD = ("", "ai.onnx")
+
+_MOST_FOLLOWED = 1 << 16
+_FOLLOWED = frozenset({"Add", "Cast", "Gather", "Identity", "Mul", "Slice", "Squeeze", "Sub", "Unsqueeze"})
+"""Beside Concat, through what ONNX's inference of shapes follows the numbers of vectors."""
 
 
 def ir_version(opset: int) -> int:
@@ -40,7 +43,7 @@ def prepare(model: ir.Model) -> ir.Model:
         ModelError: the opset is outside 7-26, or the graph is not valid ONNX.
 
     """
-    opset = _opset(model)
+    opset = opset_of(model.opset_imports)
     prepared = model.clone()
     with _quiet():
         passes.RemoveInitializersFromInputsPass()(prepared)
@@ -57,19 +60,6 @@ def prepare(model: ir.Model) -> ir.Model:
     prepared.opset_imports[""] = max(opset, TARGET_OPSET)
     prepared.ir_version = ir_version(max(opset, TARGET_OPSET))
     return prepared
-
-
-def _opset(model: ir.Model) -> int:
-    version = next((model.opset_imports[d] for d in _STANDARD if d in model.opset_imports), None)
-    if version is None:
-        domains = ", ".join(map(repr, model.opset_imports)) or "none"
-        raise ModelError(f"the model imports no standard ONNX opset, only {domains}; export it with opset 20")
-    if not OLDEST_OPSET <= version <= NEWEST_OPSET:
-        raise ModelError(
-            f"the model has opset {version}, ptq reads {OLDEST_OPSET} to {NEWEST_OPSET}; "
-            f"export it again with opset 20, or convert it with onnx.version_converter"
-        )
-    return int(version)
 
 
 def _convert(model: ir.Model, opset: int) -> ir.Model:
@@ -105,13 +95,13 @@ def _fold(model: ir.Model) -> None:
         fuse_pad_into_conv_rule,
     )
 
-    passes.ShapeInferencePass()(model)
+    _infer_shapes(model)
     onnxscript.optimizer.fold_constants(
         model,
         onnx_shape_inference=False,
         input_size_limit=_FOLD_LIMIT,
         output_size_limit=_FOLD_LIMIT,
-        should_fold=fills.fold_rule(model.graph),
+        should_fold=fills.fold_rule(model),
     )
     rewrite(model, [fuse_pad_into_conv_rule])
     rewrite(
@@ -119,11 +109,32 @@ def _fold(model: ir.Model) -> None:
         [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule],
     )
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    passes.ShapeInferencePass()(model)  # which the next needs
+    _infer_shapes(model)  # which the next needs
     idioms.pool_means(model.graph)
     idioms.add_pairs(model.graph)
     idioms.absorb_scales(model.graph)
-    passes.ShapeInferencePass()(model)
+    _infer_shapes(model)
+
+
+def _infer_shapes(model: ir.Model) -> None:
+    passes.ShapeInferencePass(data_prop=_most_followed(model.graph) <= _MOST_FOLLOWED)(model)
+
+
+def _most_followed(graph: ir.Graph) -> int:
+    """The most numbers of a vector that the inference follows; there are twice as many behind Concat(x, x)."""
+    counts: dict[ir.Value, int] = {}
+    for node in graph.all_nodes():
+        read = [counts.get(value, _length(value)) for value in node.inputs if value is not None]
+        if node.op_type == "Concat":
+            counts[node.outputs[0]] = sum(read)
+        elif node.op_type in _FOLLOWED:
+            counts[node.outputs[0]] = max(read, default=1)
+    return max(counts.values(), default=0)
+
+
+def _length(value: ir.Value) -> int:
+    tensor = value.const_value
+    return tensor.size if tensor is not None and len(tensor.shape) == 1 else 1
 
 
 def _unique_node_names(graph: ir.Graph) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,17 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from ptq.errors import ModelError
+from ptq.model import limits
 from ptq.model.streamed import Streamed
 
 _QUIET = 4
 _HANDED = frozenset({ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8})
 _LEAST_HANDED_BYTES = 1 << 12
 """Small ones may be shapes, which ONNX Runtime has to see in the graph."""
+
+_NUMBERS = re.compile(r"tensor\((?!string\b)")
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?")
+_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ ")
 
 
 class Session:
@@ -59,8 +66,12 @@ class Session:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise ModelError(f"ONNX Runtime {ort.__version__} does not load the graph: {_line(error)}") from error
+        self._limited = limits.has_loops(Path(source) if isinstance(source, str) else source)
         self.inputs = tuple(value.name for value in self._session.get_inputs())
-        self.outputs = tuple(value.name for value in self._session.get_outputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs() if _NUMBERS.match(value.type))
+        """Those that are tensors of numbers; others are nothing to compare."""
+        if not self.outputs:
+            raise ModelError("no output of the graph is a tensor of numbers, to tell what it computes; add one")
         self.batch = _batch([value.shape for value in self._session.get_inputs()])
         """The size of the first axis when every batch must have it, else None."""
 
@@ -72,11 +83,14 @@ class Session:
         """The outputs for one batch.
 
         Raises:
-            ModelError: ONNX Runtime cannot run the graph on these feeds.
+            ModelError: ONNX Runtime cannot run the graph on these feeds, or goes on in a loop for too long.
 
         """
         try:
-            result: list[np.ndarray] = self._session.run(list(outputs) if outputs else None, dict(feeds))
+            with limits.limited() if self._limited else nullcontext() as options:
+                result: list[np.ndarray] = self._session.run(list(outputs or self.outputs), dict(feeds), options)
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(f"ONNX Runtime {ort.__version__} fails to run the graph: {_line(error)}") from error
         return result
@@ -108,4 +122,14 @@ def _handed_over(model: ir.Model, options: ort.SessionOptions) -> tuple[bytes, l
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """What ONNX Runtime says, without the lines of its sources that it says it in."""
+    text = _CODE.sub("", " ".join(str(error).split()))
+    place = _PLACE.search(text)
+    if place is not None:  # the function that is named behind it ends with the parenthesis that closes
+        depth, end = 0, text.find("(", place.end())
+        for end in range(max(end, place.end()), len(text)):  # noqa: B020
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            if not depth:
+                break
+        text = text[: place.start()] + text[end + 1 :].lstrip()
+    return text[:300]

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from ptq.model.geometry import Geometry
+from ptq.model.geometry import Geometry, groups_of
 
 CONV: Final = "Conv"
 GEMM: Final = "Gemm"
@@ -144,7 +144,7 @@ def _conv(node: ir.Node, weight: ir.Value) -> Site | None:
     if spatial < 1:
         return None
     geometry = Geometry.of(node, shape[2:])
-    groups = node.attributes.get_int("group", 1)
+    groups = groups_of(node, shape[0])
     return Site(_name(node, weight), CONV, _id(weight), shape, groups, transposed=False, uses=(_use(node, geometry),))
 
 
@@ -190,11 +190,14 @@ def _embeds(node: ir.Node) -> bool:
 
 def _readers(value: ir.Value) -> Iterator[ir.Node]:
     """What computes with a value, whatever layout it is brought into before."""
-    for node in value.consumers():
-        if node.op_type in _LAYOUT:
-            yield from _readers(node.outputs[0])
-        else:
-            yield node
+    seen, left = {value}, [value]
+    while left:
+        for node in left.pop().consumers():
+            if node.op_type not in _LAYOUT:
+                yield node
+            elif node.outputs[0] not in seen:
+                seen.add(node.outputs[0])
+                left.append(node.outputs[0])
 
 
 def _is_softmax_next(node: ir.Node) -> bool:

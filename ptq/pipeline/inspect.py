@@ -52,6 +52,9 @@ _SAMPLES: Final = 64
 _OPEN_SIZE: Final = 128
 """What an axis of any size is taken to have, but for the first, which is that of samples."""
 
+_MOST_NOISE_BYTES: Final = 1 << 32
+"""Of all samples; one of them is held."""
+
 
 def inspect(model: Any, capture: CaptureOptions, stages: Stages) -> Inspection:
     """Look at a model, and run it on two samples of noise to predict what quantizing it will take.
@@ -122,7 +125,7 @@ def _noise(ready: Ready) -> dict[str, np.ndarray]:
     """One sample as often as is predicted for: floats as noise, integers as ones, which most tables and masks take.
 
     Raises:
-        ModelError: the rank of an input is not known.
+        ModelError: the rank of an input is not known, or it takes more memory than noise is worth.
 
     """
     random = np.random.default_rng(0)
@@ -131,8 +134,12 @@ def _noise(ready: Ready) -> dict[str, np.ndarray]:
     for spec in ready.model.inputs:
         if spec.shape is None:
             raise ModelError(f"the rank of its input {spec.name!r} is not known")
-        shape = tuple(size if isinstance(size, int) else _OPEN_SIZE for size in spec.shape[1:])
+        shape = tuple(each if isinstance(each, int) else _OPEN_SIZE for each in spec.shape[1:])
         dtype = np.dtype(spec.dtype)
+        if dtype.kind not in "fiub":
+            raise ModelError(f"numpy has no numbers for its input {spec}")
+        if size < 1 or dtype.itemsize * count * math.prod(shape) > _MOST_NOISE_BYTES:
+            raise ModelError(f"its input {spec} is of no size to be tried with")
         one = random.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)
         found[spec.name] = np.broadcast_to(one, (count, *shape))
     return found

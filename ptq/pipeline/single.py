@@ -8,6 +8,7 @@ from pathlib import Path
 
 from calibration.sources import open_data
 from ptq.cache import opened
+from ptq.errors import AuditError
 from ptq.model.capture import CaptureOptions, captured, is_onnx
 from ptq.model.graph import Model
 from ptq.model.save import write
@@ -38,7 +39,10 @@ def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
     built = build(job, recipe, ready, stages, opened(job.about))
     with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
         reference = _reference(job.model, ready.raw, ready.taken, Path(folder))
-        report = describe(built.made, reference, built.written.path, job.output, job.accepted_drop, stages)
+        try:
+            report = describe(built.made, reference, built.written.path, job.output, job.accepted_drop, stages)
+        except AuditError as error:  # of a file that is gone when it is read
+            raise AuditError(str(error).replace(str(built.written.path), "the quantized model")) from error
     return Result(built.written, report)
 
 
