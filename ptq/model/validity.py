@@ -37,7 +37,8 @@ def check_valid(proto: onnx.ModelProto, path: Path | None) -> None:
     check_tensors(proto, path)
     _check_functions(proto)
     opset_of({entry.domain: entry.version for entry in proto.opset_import})
-    _check_loads(proto, "the model" if path is None else str(path))
+    if path is not None:
+        _check_loads(proto, path)
 
 
 def opset_of(imports: Mapping[str, int]) -> int:
@@ -59,14 +60,14 @@ def opset_of(imports: Mapping[str, int]) -> int:
     return int(version)
 
 
-def _check_loads(proto: onnx.ModelProto, name: str) -> None:
+def _check_loads(proto: onnx.ModelProto, path: Path) -> None:
     """Whether ONNX Runtime takes the graph; its weights are inputs to that end, so that none is read."""
     try:
         Session(_without_weights(proto).SerializeToString(), optimize=False)
     except ModelError as error:
         said = str(error).rstrip(".")
         fix = "export it without custom operators" if _UNKNOWN in said else "repair it, or export it again"
-        raise ModelError(f"{name}: {said}; {fix}") from error
+        raise ModelError(f"{path}: {said}; {fix}") from error
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
