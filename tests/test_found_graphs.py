@@ -9,6 +9,7 @@ import pytest
 from every_site import quantized
 from written_layers import grids
 
+import ptq as library
 from ptq.model.session import Session
 
 INT8 = {"method": "rtn", "weights": "int8"}
@@ -128,3 +129,11 @@ def test_biases_fit_behind_tensors_that_share_a_tiny_range(monkeypatch: pytest.M
     made = quantized(monkeypatch, model, feeds, **INT8)
     for got in both(made.result.content, feeds):
         np.testing.assert_allclose(got, np.full((4, 1, 3, 3), -0.7), atol=0.01)
+
+
+def test_a_model_in_memory_keeps_its_constants_as_they_are() -> None:
+    nodes = "w = Constant <value = float[2, 3] {1, 2, 3, 4, 5, 7}> () y = MatMul (x, w)"
+    model = graphs.with_arrays(nodes, "float[n, 2] x", "float[n, 3] y", {})
+    before = model.SerializeToString()
+    library.quantize(model, normal(4, 2), **INT8)
+    assert model.SerializeToString() == before

@@ -45,6 +45,7 @@ def prepare(model: ir.Model) -> ir.Model:
     """
     opset = opset_of(model.opset_imports)
     prepared = model.clone()
+    _own_constants(prepared)
     with _quiet():
         passes.RemoveInitializersFromInputsPass()(prepared)
         if prepared.functions:
@@ -60,6 +61,16 @@ def prepare(model: ir.Model) -> ir.Model:
     prepared.opset_imports[""] = max(opset, TARGET_OPSET)
     prepared.ir_version = ir_version(max(opset, TARGET_OPSET))
     return prepared
+
+
+def _own_constants(model: ir.Model) -> None:
+    """Let Constants be the copy's own: where they become initializers they get names, in the caller's proto too."""
+    for node in model.graph.all_nodes():
+        held = node.attributes.get("value") if node.op_type == "Constant" else None
+        if held is not None and isinstance(held.value, ir.TensorProtoTensor):
+            node.attributes["value"] = ir.AttrTensor(
+                "value", ir.serde.deserialize_tensor(ir.serde.serialize_tensor(held.value))
+            )
 
 
 def _convert(model: ir.Model, opset: int) -> ir.Model:
