@@ -9,8 +9,8 @@ from typing import Final, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-_MOST_ELEMENTS: Final = 1 << 17
-"""Of a chunk, for each thread: a few such tensors of float32 are as much as a cache holds."""
+_MOST_ELEMENTS: Final = 1 << 18
+"""Of a chunk, for each thread: what caches hold, and so many that what a call of torch takes by itself is little."""
 
 _LEAST_ROWS: Final = 64
 """So many columns torch sums at once where rows lie side by side in memory: whole ones have the sums of all rows."""
