@@ -33,7 +33,7 @@ def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """What takes a second of any run: what other processors answer, and more than one layer for a prediction."""
     monkeypatch.setattr(importlib.import_module("ptq.pipeline.predict"), "_ENOUGH_SECONDS", 0.0)
     if request.node.get_closest_marker("portability") is None:
-        monkeypatch.setattr(importlib.import_module("ptq.pipeline.describe"), "portability", lambda *_: None)
+        monkeypatch.setattr(importlib.import_module("ptq.pipeline.describe"), "portability", lambda *_: (None, ()))
 
 
 @pytest.fixture
