@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from command import Command, Run
 from small_folder import Folder, filled
+from sparing import spare_memory, spare_portability, spare_prediction
 
 from cli import main
 from ptq.model.capture import CaptureOptions, capture
@@ -21,19 +21,15 @@ DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
 @pytest.fixture(autouse=True)
 def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peaks are measured in processes of their own, a third of a second each: only for tests that are about them."""
     if request.node.get_closest_marker("measures_memory") is None:
-        audit = importlib.import_module("ptq.audit.audit")  # the package has a function of that name
-        monkeypatch.setattr(audit, "peak_bytes", lambda *_: 1 << 20)
-        monkeypatch.setattr(importlib.import_module("ptq.pipeline.compare"), "peak_bytes", lambda *_: 1 << 20)
+        spare_memory(monkeypatch.setattr)
 
 
 @pytest.fixture(autouse=True)
 def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes a second of any run: what other processors answer, and more than one layer for a prediction."""
-    monkeypatch.setattr(importlib.import_module("ptq.pipeline.predict"), "_ENOUGH_SECONDS", 0.0)
+    spare_prediction(monkeypatch.setattr)
     if request.node.get_closest_marker("portability") is None:
-        monkeypatch.setattr(importlib.import_module("ptq.pipeline.describe"), "portability", lambda *_: (None, ()))
+        spare_portability(monkeypatch.setattr)
 
 
 @pytest.fixture
