@@ -16,12 +16,12 @@ def samples(count: int) -> np.ndarray:
 
 
 def write_network(path: Path) -> None:
-    """Three convolutions, a mean over the image, and a linear layer."""
+    """Two convolutions, a mean over the image, and a linear layer."""
     rng = np.random.default_rng(5)
-    shapes = {"w1": (16, 3, 3, 3), "w2": (32, 16, 3, 3), "w3": (64, 32, 3, 3), "w4": (10, 64)}
+    shapes = {"w1": (16, 3, 3, 3), "w2": (128, 16, 3, 3), "w3": (10, 128)}
     stored = [numpy_helper.from_array(rng.normal(size=s).astype(np.float32) / 8, n) for n, s in shapes.items()]
     nodes, last = [], "x"
-    for name in ("w1", "w2", "w3"):
+    for name in ("w1", "w2"):
         nodes += [
             helper.make_node("Conv", [last, name], [f"{name}_c"], f"layer.{name}", kernel_shape=[3, 3]),
             helper.make_node("Relu", [f"{name}_c"], [f"{name}_r"]),
@@ -30,7 +30,7 @@ def write_network(path: Path) -> None:
     nodes += [
         helper.make_node("GlobalAveragePool", [last], ["p"]),
         helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("Gemm", ["f", "w4"], ["y"], "head", transB=1),
+        helper.make_node("Gemm", ["f", "w3"], ["y"], "head", transB=1),
     ]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *SHAPE])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])]

@@ -124,7 +124,7 @@ def test_a_narrower_bound_takes_a_larger_file(digits: Path, images: Images) -> N
 def test_the_most_accurate_file_of_a_size(network: Path, noise: Images) -> None:
     whole = ptq.quantize(network, noise, method="auto", target_size="1x")
     assert whole.report.trials is not None
-    assert whole.report.trials.taken == "int8"
+    assert whole.report.trials.taken == "int8-weights"
     assert whole.report.trials.max_drop is None
     limit = whole.report.file.bytes - 1
     made = ptq.quantize(network, noise, method="auto", target_size=f"{limit}B")
