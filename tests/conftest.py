@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command import Command, Run
 from small_folder import Folder, filled
-from sparing import spare_memory, spare_portability, spare_prediction
+from sparing import spare_latency, spare_memory, spare_portability, spare_prediction
 
 from cli import main
 from ptq.model.capture import CaptureOptions, capture
@@ -18,18 +19,30 @@ from ptq.model.save import serialized
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 
+SPARED = {"measures_memory": spare_memory, "measures_latency": spare_latency, "portability": spare_portability}
+"""What takes long of any run and is measured only for the tests that are about it, by their marks."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def spared() -> Iterator[dict[str, pytest.MonkeyPatch]]:
+    with pytest.MonkeyPatch.context() as always:
+        spare_prediction(always.setattr)
+        patches = {mark: pytest.MonkeyPatch() for mark in SPARED}
+        for mark, patch in patches.items():
+            SPARED[mark](patch.setattr)
+        yield patches
+        for patch in patches.values():
+            patch.undo()
+
 
 @pytest.fixture(autouse=True)
-def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.node.get_closest_marker("measures_memory") is None:
-        spare_memory(monkeypatch.setattr)
-
-
-@pytest.fixture(autouse=True)
-def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    spare_prediction(monkeypatch.setattr)
-    if request.node.get_closest_marker("portability") is None:
-        spare_portability(monkeypatch.setattr)
+def measured(request: pytest.FixtureRequest, spared: dict[str, pytest.MonkeyPatch]) -> Iterator[None]:
+    marks = [mark for mark in SPARED if request.node.get_closest_marker(mark) is not None]
+    for mark in marks:
+        spared[mark].undo()
+    yield
+    for mark in marks:
+        SPARED[mark](spared[mark].setattr)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 
-from sparing import spare_memory, spare_portability, spare_prediction
+from sparing import spare_latency, spare_memory, spare_portability, spare_prediction
 
 from cli import main
 
@@ -23,6 +23,6 @@ def run(words: list[str]) -> tuple[int, str, str]:
 
 
 if __name__ == "__main__":
-    for spare in (spare_memory, spare_portability, spare_prediction):
+    for spare in (spare_memory, spare_latency, spare_portability, spare_prediction):
         spare(setattr)
     json.dump([run(words) for words in json.load(sys.stdin)], sys.stdout)

@@ -109,6 +109,7 @@ def test_the_smallest_file_that_keeps_to_the_drop(network: Path, noise: Images) 
 
 
 @pytest.mark.slow
+@pytest.mark.measures_latency
 def test_a_narrower_bound_takes_a_larger_file(digits: Path, images: Images) -> None:
     wide = tried(ptq.quantize(digits, images, method="auto").report.trials)
     small, exact = wide["w4a8"].drop, wide["int8"].drop

@@ -141,6 +141,7 @@ def test_depthwise_kernels_never_stop(tmp_path: Path) -> None:
     assert Saturating.of(convolution(tmp_path / "net.onnx", np.full((4, 1, 3, 3), 127, np.int8))) is None
 
 
+@pytest.mark.portability
 def test_portable_is_the_remedy(digits: Path, digit_images: dict[str, np.ndarray], tmp_path: Path) -> None:
     files = []
     for portable in (False, True):
@@ -154,6 +155,7 @@ def test_portable_is_the_remedy(digits: Path, digit_images: dict[str, np.ndarray
     assert (usual.stopped > 0, portable.stopped) == (True, 0)
 
 
+@pytest.mark.portability
 def test_a_file_without_int8_products_has_none(folder: Folder) -> None:
     (file,) = compare(Compared(folder.model, [folder.model], folder.data), Stages()).files
     assert file.portability is None
