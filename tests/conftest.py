@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from command import Command, Run
 from small_folder import Folder, filled
 from sparing import spare_latency, spare_memory, spare_portability, spare_prediction
+from tiny_models import Convolutions, images, seeded
 
 from cli import main
 from ptq.model.capture import CaptureOptions, capture
@@ -78,6 +80,13 @@ def digits(digit_images: dict[str, np.ndarray], tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.mktemp("digits") / "digits.onnx"
     path.write_bytes(serialized(Model(capture(DIGITS / "model.pt", CaptureOptions(), digit_images))))
     return path
+
+
+@pytest.fixture(scope="session")
+def convolutions() -> onnx.ModelProto:
+    """The torch network of that name as ONNX, for tests that are not about the way there."""
+    graph = capture(seeded(Convolutions), CaptureOptions(), {"image": images(1)})
+    return onnx.load_from_string(serialized(Model(graph)))
 
 
 @pytest.fixture(scope="session")
