@@ -47,7 +47,6 @@ _MEANT: Final = MappingProxyType(
         "--evaluation": "--eval",
         "--exclude": "--keep-float",
         "--force": "--overwrite",
-        "--format": "--weights",
         "--method": "--methods",
         "--out": "--output",
         "--report": "--html",

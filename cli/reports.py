@@ -61,14 +61,15 @@ class Reports:
         from ptq.pipeline.output import write_atomically
         from ptq.report import to_json
 
+        text = to_json(found) if self.json is not None or self.form == JSON else ""
         if self.json is not None:
-            write_atomically(self.json, to_json(found).encode(), overwrite=self.overwrite)
+            write_atomically(self.json, text.encode(), overwrite=self.overwrite)
         if self.html is not None:
             from ptq.report.html import to_html
 
             write_atomically(self.html, to_html(found, command_line()).encode(), overwrite=self.overwrite)
         if self.form == JSON:
-            click.echo(to_json(found), nl=False)
+            click.echo(text, nl=False)
         else:
             show()
 

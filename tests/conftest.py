@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from command import Command, Run
 from small_folder import Folder, filled
+from sparing import spare_latency, spare_memory, spare_portability, spare_prediction
+from tiny_models import Convolutions, images, seeded
 
 from cli import main
 from ptq.model.capture import CaptureOptions, capture
@@ -18,6 +20,9 @@ from ptq.model.graph import Model
 from ptq.model.save import serialized
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+
+SPARED = {"measures_memory": spare_memory, "measures_latency": spare_latency, "portability": spare_portability}
+"""What takes long of any run and is measured only for the tests that are about it, by their marks."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,21 +41,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-@pytest.fixture(autouse=True)
-def memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peaks are measured in processes of their own, a third of a second each: only for tests that are about them."""
-    if request.node.get_closest_marker("measures_memory") is None:
-        audit = importlib.import_module("ptq.audit.audit")  # the package has a function of that name
-        monkeypatch.setattr(audit, "peak_bytes", lambda *_: 1 << 20)
-        monkeypatch.setattr(importlib.import_module("ptq.pipeline.compare"), "peak_bytes", lambda *_: 1 << 20)
+@pytest.fixture(scope="session", autouse=True)
+def spared() -> Iterator[dict[str, pytest.MonkeyPatch]]:
+    with pytest.MonkeyPatch.context() as always:
+        spare_prediction(always.setattr)
+        patches = {mark: pytest.MonkeyPatch() for mark in SPARED}
+        for mark, patch in patches.items():
+            SPARED[mark](patch.setattr)
+        yield patches
+        for patch in patches.values():
+            patch.undo()
 
 
 @pytest.fixture(autouse=True)
-def quickly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes a second of any run: what other processors answer, and more than one layer for a prediction."""
-    monkeypatch.setattr(importlib.import_module("ptq.pipeline.predict"), "_ENOUGH_SECONDS", 0.0)
-    if request.node.get_closest_marker("portability") is None:
-        monkeypatch.setattr(importlib.import_module("ptq.pipeline.describe"), "portability", lambda *_: None)
+def measured(request: pytest.FixtureRequest, spared: dict[str, pytest.MonkeyPatch]) -> Iterator[None]:
+    marks = [mark for mark in SPARED if request.node.get_closest_marker(mark) is not None]
+    for mark in marks:
+        spared[mark].undo()
+    yield
+    for mark in marks:
+        SPARED[mark](spared[mark].setattr)
 
 
 @pytest.fixture
@@ -86,6 +96,13 @@ def digits(digit_images: dict[str, np.ndarray], tmp_path_factory: pytest.TempPat
     path = tmp_path_factory.mktemp("digits") / "digits.onnx"
     path.write_bytes(serialized(Model(capture(DIGITS / "model.pt", CaptureOptions(), digit_images))))
     return path
+
+
+@pytest.fixture(scope="session")
+def convolutions() -> onnx.ModelProto:
+    """The torch network of that name as ONNX, for tests that are not about the way there."""
+    graph = capture(seeded(Convolutions), CaptureOptions(), {"image": images(1)})
+    return onnx.load_from_string(serialized(Model(graph)))
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from command import Run
 from small_folder import write_model
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +38,16 @@ def copy_package(folder: Path, data: np.ndarray) -> None:
     np.savez(folder / "calib.npz", x=data.astype(np.float32))
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command of the package in a folder."""
-    command = [sys.executable, "-W", "error", "-m", "ptq", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def run(folder: Path, commands: Sequence[str]) -> dict[str, Run]:
+    """What commands of the package in a folder come to, one after the other in one process."""
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "in_turn"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        input=json.dumps([command.split() for command in commands]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return {command: Run(*found) for command, found in zip(commands, json.loads(process.stdout), strict=True)}

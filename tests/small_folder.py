@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-RNG = np.random.default_rng(3)
+MODEL_SEED, DATA_SEED = 3, 4
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Folder:
 def write_model(path: Path, *, opset: int = 17, weights: bool = True) -> None:
     """Two convolutions and a linear layer, or only a Relu."""
     shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (16, 8, 3, 3), "b2": (16,), "w3": (5, 16), "b3": (5,)}
-    arrays = {name: RNG.normal(size=shape).astype(np.float32) * 0.3 for name, shape in shapes.items()}
+    rng = np.random.default_rng(MODEL_SEED)
+    arrays = {name: rng.normal(size=shape).astype(np.float32) * 0.3 for name, shape in shapes.items()}
     stored = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "one", kernel_shape=[3, 3]),
@@ -60,6 +61,7 @@ def filled(path: Path) -> Folder:
     """A folder with that model and ten labelled samples."""
     made = Folder(path)
     write_model(made.model)
-    x = RNG.normal(size=(10, 3, 8, 8)).astype(np.float32)
-    np.savez(made.data, x=x, labels=RNG.integers(0, 5, 10))
+    rng = np.random.default_rng(DATA_SEED)
+    x = rng.normal(size=(10, 3, 8, 8)).astype(np.float32)
+    np.savez(made.data, x=x, labels=rng.integers(0, 5, 10))
     return made

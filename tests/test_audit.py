@@ -15,7 +15,7 @@ from ptq.audit import audit
 from ptq.audit.costs import file_bytes, peak_bytes
 from ptq.errors import AuditError
 
-pytestmark = pytest.mark.measures_memory
+pytestmark = [pytest.mark.measures_memory, pytest.mark.measures_latency]
 
 
 def test_the_figures_of_an_audit(tmp_path: Path) -> None:

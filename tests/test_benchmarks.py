@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from graphs import model
-from small_folder import RNG, Folder, filled
+from small_folder import Folder, filled
 
 import ptq
 
@@ -105,7 +105,7 @@ def test_the_memory_of_a_quantization_does_not_grow_with_samples(tmp_path: Path)
         {"w": (8, 3, 8, 8), "b": (8,)},
     )
     onnx.save(small, tmp_path / "net.onnx")
-    np.savez(tmp_path / "calib.npz", x=RNG.normal(size=(8, 3, 160, 160)).astype(np.float32))
+    np.savez(tmp_path / "calib.npz", x=np.random.default_rng(3).normal(size=(8, 3, 160, 160)).astype(np.float32))
     options = ("--data", tmp_path / "calib.npz", "--samples", "16,256", "--rounds", 1)
     found = run("quantization_cost", tmp_path / "net.onnx", *options)
     assert (found.returncode, found.stderr) == (0, "")

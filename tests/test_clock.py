@@ -27,6 +27,8 @@ from ptq.model.save import serialized
 from ptq.pipeline.clock import _in_float
 from ptq.solve import Curvature
 
+pytestmark = pytest.mark.measures_latency
+
 NAMES = ("a", "b", "c")
 
 

@@ -75,6 +75,7 @@ def compared(folder: Folder | Files, *names: str, **options: Any) -> Comparison:
     return compare(Compared(folder.model, [folder.path / name for name in names], folder.data, **options), Stages())
 
 
+@pytest.mark.measures_latency
 def test_files_of_two_tools(files: Files) -> None:
     found = compared(files, "ours.onnx", "theirs.onnx")
     ours, theirs = found.files
@@ -105,6 +106,7 @@ def test_files_of_two_tools(files: Files) -> None:
     assert found.smallest is min(found.files, key=lambda file: file.bytes)
 
 
+@pytest.mark.measures_latency
 def test_one_that_is_broken_does_not_stop_the_others(files: Files, ptq: Command) -> None:
     run = ptq("compare", files.model, files.path / "broken.onnx", files.ours, "--eval", files.data)
     assert run.code == 1
@@ -162,6 +164,7 @@ def test_a_model_that_is_fixed_to_batches_of_two(folder: Folder) -> None:
     assert found.notes == ("batches are of 2, to which a model is fixed",)
 
 
+@pytest.mark.measures_latency
 def test_threads_and_batches(files: Files, ptq: Command, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     run = ptq(

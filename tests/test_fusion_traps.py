@@ -118,6 +118,7 @@ def test_a_weight_of_two_products_is_no_matmulnbits(monkeypatch: pytest.MonkeyPa
     assert computed_at_every_call(made.optimized()) == []
 
 
+@pytest.mark.measures_latency
 @pytest.mark.parametrize("options", [BLOCKS, STATIC, DYNAMIC, {"weights": "int8", "activations": "none"}])
 def test_one_vector_is_not_slower_than_in_float(options: Mapping[str, Any]) -> None:
     nodes = "a0 = MatMul (x, w0) a1 = Add (a0, b0) a = Relu (a1) y = MatMul (a, w1)"

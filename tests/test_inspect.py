@@ -6,12 +6,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from command import Command
 from conftest import DIGITS
 from onnx import TensorProto, helper, numpy_helper
-from small_folder import RNG, Folder
+from small_folder import Folder
 
 import ptq as library
 from ptq.model.capture import CaptureOptions
@@ -59,7 +60,8 @@ def test_what_stays_float_has_a_reason(tmp_path: Path, ptq: Command) -> None:
         helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
         helper.make_node("Add", ["a", "table"], ["y"]),
     ]
-    arrays = {"w": RNG.normal(size=(4, 8)).astype("float32"), "table": RNG.normal(size=(3, 8)).astype("float32")}
+    rng = np.random.default_rng(3)
+    arrays = {name: rng.normal(size=size).astype(np.float32) for name, size in (("w", (4, 8)), ("table", (3, 8)))}
     graph = helper.make_graph(
         nodes,
         "g",

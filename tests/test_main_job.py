@@ -34,18 +34,21 @@ def close(result: ptq.Result) -> None:
 
 
 @pytest.mark.measures_memory
+def test_a_module() -> None:
+    close(ptq.quantize(made(Convolutions()), IMAGES, eval_data=IMAGES, **PLENTY))
+
+
 @pytest.mark.parametrize("weights", ["int4", "int3", "int2"])
-def test_a_module(weights: str) -> None:
-    result = ptq.quantize(made(Convolutions()), IMAGES, eval_data=IMAGES, weights=weights, **PLENTY)
+def test_few_bits(convolutions: onnx.ModelProto, weights: str) -> None:
+    result = ptq.quantize(convolutions, IMAGES, eval_data=IMAGES, weights=weights, **PLENTY)
     close(result)
     opset = next(each.version for each in onnx.load_from_string(result.content).opset_import if not each.domain)
     assert opset == (21 if weights == "int4" else 25)
 
 
 @pytest.mark.parametrize("search", ["greedy", "greedy-grid"])
-def test_greedy_points_are_brought_to_an_int8_grid(search: str) -> None:
-    data = {"image": IMAGES["image"]}
-    result = ptq.quantize(made(Convolutions()), data, eval_data=data, search=search, points=4)
+def test_greedy_points_are_brought_to_an_int8_grid(convolutions: onnx.ModelProto, search: str) -> None:
+    result = ptq.quantize(convolutions, IMAGES, eval_data=IMAGES, search=search, points=4)
     assert all(layer.integer for layer in result.report.layers)
     assert result.report.accuracy is not None
     assert result.report.accuracy.sqnr_db is not None
@@ -53,12 +56,12 @@ def test_greedy_points_are_brought_to_an_int8_grid(search: str) -> None:
 
 
 @pytest.mark.parametrize("rule", ["minmax", "percentile", "mse", "entropy"])
-def test_every_range_rule(rule: str) -> None:
-    close(ptq.quantize(made(Convolutions()), IMAGES, eval_data=IMAGES, range=rule, **PLENTY))
+def test_every_range_rule(convolutions: onnx.ModelProto, rule: str) -> None:
+    close(ptq.quantize(convolutions, IMAGES, eval_data=IMAGES, range=rule, **PLENTY))
 
 
-def test_portable_weights_lose_little() -> None:
-    close(ptq.quantize(made(Convolutions()), IMAGES, eval_data=IMAGES, portable=True, **PLENTY))
+def test_portable_weights_lose_little(convolutions: onnx.ModelProto) -> None:
+    close(ptq.quantize(convolutions, IMAGES, eval_data=IMAGES, portable=True, **PLENTY))
 
 
 def test_tokens_of_ragged_length() -> None:

@@ -7,12 +7,10 @@ from typing import Any
 import every_site
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 import torch
 from schemes import check_contract, curvature, gaussian, inputs
 from test_schemes import awkward
-from tiny_models import Convolutions
 
 import ptq
 from ptq import scheme
@@ -21,7 +19,6 @@ from ptq.formats import INT8_MAX, PORTABLE_MAX
 from ptq.lowering import Execution
 from ptq.method import Request
 from ptq.methods.mixed import Mixed
-from ptq.model.capture import CaptureOptions, capture
 from ptq.recipe import Recipe
 
 IMAGES = {"image": np.random.default_rng(11).normal(size=(12, 3, 8, 8)).astype(np.float32)}
@@ -132,9 +129,9 @@ def test_what_needs_data() -> None:
             ptq.quantize(every_site.network(), method="mixed", **options)
 
 
-def test_fewer_bits_than_the_narrowest_format_takes() -> None:
+def test_fewer_bits_than_the_narrowest_format_takes(convolutions: onnx.ModelProto) -> None:
     with pytest.raises(OptionError, match=r"--bits 2 is below the 2\.\d+ bits per weight .*; give at least"):
-        ptq.quantize(Convolutions().eval(), IMAGES, method="mixed", bits=2.0)
+        ptq.quantize(convolutions, IMAGES, method="mixed", bits=2.0)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +150,11 @@ def test_fewer_bits_than_the_narrowest_format_takes() -> None:
     ],
     ids=str,
 )
-def test_a_run_keeps_to_its_budget(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
-    torch.manual_seed(0)
+def test_a_run_keeps_to_its_budget(
+    monkeypatch: pytest.MonkeyPatch, convolutions: onnx.ModelProto, options: dict[str, Any]
+) -> None:
     bits = 5.2
-    made = every_site.quantized(monkeypatch, _exported(), IMAGES, method="mixed", bits=bits, **options)
+    made = every_site.quantized(monkeypatch, convolutions, IMAGES, method="mixed", bits=bits, **options)
     computing = {name: how for name, how in made.sites.items() if how.weight is not None}
     weights = [how.weight for how in computing.values() if how.weight is not None]
     fixed = 2 if options.get("first_last") else 0
@@ -181,10 +179,10 @@ def test_without_data_the_error_of_the_weights_decides(monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_more_bits_are_never_a_worse_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_bits_are_never_a_worse_network(monkeypatch: pytest.MonkeyPatch, convolutions: onnx.ModelProto) -> None:
     powers = []
     for bits in (2.6, 3.5, 5.0, 8.5):
-        made = every_site.quantized(monkeypatch, _exported(), IMAGES, method="mixed", bits=bits)
+        made = every_site.quantized(monkeypatch, convolutions, IMAGES, method="mixed", bits=bits)
         accuracy = made.result.report.accuracy
         assert accuracy is not None
         assert accuracy.sqnr_db is not None
@@ -205,9 +203,3 @@ def test_outputs_that_cannot_be_compared_are_refused() -> None:
     """Of recurrent layers, samples are no rows."""
     with pytest.raises(ModelError, match=r"one sample in each row; .*; give"):
         ptq.quantize(every_site.network(), every_site.feeds(8), method="mixed", worth="ompq", bits=6.0)
-
-
-def _exported() -> onnx.ModelProto:
-    graph = capture(Convolutions().eval(), CaptureOptions(), {"image": IMAGES["image"][:1]})
-    made: onnx.ModelProto = ir.to_proto(graph)
-    return made

@@ -6,9 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from command import Run
 from copied_package import Page, copy_package, run
-from small_folder import RNG
 
 from ptq.errors import OptionError
 from ptq.formats import Format, _by_name, get
@@ -17,22 +18,22 @@ from ptq.formats.codebook import CodebookFormat
 PAGE = Page("new_format")
 
 
+SHOW = [each for each in PAGE.commands if each.startswith("formats")]
+QUANTIZE = [f"{each} --json {each.split()[-1]}.json" for each in PAGE.commands if each.startswith("quantize")]
+
+
 @pytest.fixture(scope="module")
-def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the package, a model and data."""
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package and the one file more, a model and data."""
     folder = tmp_path_factory.mktemp("copied")
-    copy_package(folder, RNG.normal(size=(16, 3, 8, 8)))
+    copy_package(folder, np.random.default_rng(3).normal(size=(16, 3, 8, 8)))
+    (folder / "ptq" / "formats" / "mine.py").write_text(PAGE.snippet, encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="module")
-def extended(copied: Path) -> Path:
-    """The same with the one file; without it the format is unknown."""
-    before = run(copied, "formats", "show", "fp5_e2m2")
-    assert before.returncode == 2
-    assert "unknown format 'fp5_e2m2'" in before.stderr
-    (copied / "ptq" / "formats" / "mine.py").write_text(PAGE.snippet, encoding="utf-8")
-    return copied
+def runs(extended: Path) -> dict[str, Run]:
+    return run(extended, [*SHOW, *QUANTIZE])
 
 
 def test_the_page_shows_the_file() -> None:
@@ -44,27 +45,31 @@ def test_the_commands_are_found() -> None:
     assert kinds == ["formats show"] * 2 + ["quantize model.onnx"] * 4
 
 
-@pytest.mark.parametrize("command", [each for each in PAGE.commands if each.startswith("formats")])
-def test_it_is_shown(extended: Path, command: str) -> None:
-    found = run(extended, *command.split())
-    assert (found.returncode, found.stderr) == (0, "")
-    assert len(re.findall(r"\b0x[0-9a-f]+ ", found.stdout)) == (31 if "fp5" in command else 8)
+def test_without_the_file_it_is_unknown() -> None:
+    with pytest.raises(OptionError, match="unknown format 'fp5_e2m2'"):
+        get("fp5_e2m2")
 
 
-@pytest.mark.parametrize("command", [each for each in PAGE.commands if each.startswith("quantize")])
-def test_models_are_quantized_to_it(extended: Path, command: str) -> None:
+@pytest.mark.parametrize("command", SHOW)
+def test_it_is_shown(runs: dict[str, Run], command: str) -> None:
+    found = runs[command]
+    assert (found.code, found.err) == (0, "")
+    assert len(re.findall(r"\b0x[0-9a-f]+ ", found.out)) == (31 if "fp5" in command else 8)
+
+
+@pytest.mark.parametrize("command", QUANTIZE)
+def test_models_are_quantized_to_it(extended: Path, runs: dict[str, Run], command: str) -> None:
     words = command.split()
-    weights, output = words[words.index("--weights") + 1], extended / words[-1]
-    found = run(extended, *words, "--json", "report.json", "--overwrite")
-    assert (found.returncode, found.stderr) == (0, "")
-    report = json.loads((extended / "report.json").read_text())
-    assert output.stat().st_size == report["file"]["bytes"]
-    layers = report["layers"]
+    weights, output, report = (words[words.index(option) + 1] for option in ("--weights", "-o", "--json"))
+    assert (runs[command].code, runs[command].err) == (0, "")
+    said = json.loads((extended / report).read_text())
+    assert (extended / output).stat().st_size == said["file"]["bytes"]
+    layers = said["layers"]
     assert all(layer["format"].split("/")[0] == weights for layer in layers)
     assert min(layer["weight_sqnr_db"] for layer in layers) > (20 if weights == "fp5_e2m2" else 12)
     assert {layer["execution"] for layer in layers} == {"static" if weights == "fp5_e2m2" else "weights"}
     if "--data" in words:
-        assert report["accuracy"]["sqnr_db"] > (20 if weights == "fp5_e2m2" else 10)
+        assert said["accuracy"]["sqnr_db"] > (20 if weights == "fp5_e2m2" else 10)
 
 
 @pytest.mark.parametrize(

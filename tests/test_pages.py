@@ -18,6 +18,7 @@ import pytest
 from command import Command
 from conftest import DIGITS
 from onnx import TensorProto, helper, numpy_helper
+from small_network import samples, write_network
 
 import ptq as library
 from cli.main import commands
@@ -114,34 +115,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line.strip() for line in README.splitlines() if line.startswith("    ptq ")]
 
 
-def network(path: Path) -> None:
-    """Small, and yet with rows that are long enough for scales to be few."""
-    shapes = {"w1": (16, 3, 3, 3), "w2": (32, 16, 3, 3), "w3": (64, 32, 3, 3), "w4": (10, 64)}
-    stored = [numpy_helper.from_array(RNG.normal(size=s).astype(np.float32) / 8, n) for n, s in shapes.items()]
-    nodes, last = [], "x"
-    for name in ("w1", "w2", "w3"):
-        nodes += [
-            helper.make_node("Conv", [last, name], [f"{name}_c"], f"layer.{name}", kernel_shape=[3, 3]),
-            helper.make_node("Relu", [f"{name}_c"], [f"{name}_r"]),
-        ]
-        last = f"{name}_r"
-    nodes += [
-        helper.make_node("GlobalAveragePool", [last], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("Gemm", ["f", "w4"], ["y"], "head", transB=1),
-    ]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 12, 12])]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
-
-
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the commands of the README name."""
     folder = tmp_path_factory.mktemp("readme")
-    network(folder / "model.onnx")
-    x = RNG.normal(size=(24, 3, 12, 12)).astype(np.float32)
+    write_network(folder / "model.onnx")
+    x = samples(24)
     np.savez(folder / "calib.npz", x=x[:16])
     labels = Session(folder / "model.onnx").run({"x": x[16:]})[0].argmax(1)
     np.savez(folder / "eval.npz", x=x[16:], labels=labels)

@@ -11,7 +11,7 @@ import ptq
 from ptq.pipeline.result import Result
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
-pytestmark = [pytest.mark.slow, pytest.mark.measures_memory]
+pytestmark = [pytest.mark.slow, pytest.mark.measures_memory, pytest.mark.measures_latency]
 
 
 def quantized(**options: Any) -> Result:

@@ -23,7 +23,8 @@ def save(path: Path, nodes: list[onnx.NodeProto], shape: list[int | str], rank: 
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [f"d{axis}" for axis in range(rank)])]
     stored = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     return path
 
 
@@ -37,6 +38,12 @@ DECODED = [
     helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["xq"]),
     helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["xf"]),
 ]
+
+
+def simulated(path: Path) -> Saturating:
+    found = Saturating.of(path)
+    assert found is not None
+    return found
 
 
 def stopping(products: np.ndarray) -> np.ndarray:
@@ -61,7 +68,7 @@ def test_a_product(tmp_path: Path, columns: int) -> None:
     ]
     path = save(tmp_path / "net.onnx", nodes, ["n", 3, columns], 3, w=weight, **SCALES)
     x = RNG.uniform(0, 126, (2, 3, columns)).astype(np.float32)
-    found = Saturating(path)
+    found = simulated(path)
     (out,) = found.run({"x": x})
     xq, wide = quantized(x), weight.astype(np.int64)
     sums = stopping(xq[:, :, None, :] * wide.T[None, None]) - 3 * wide.sum(0)
@@ -82,7 +89,7 @@ def test_a_convolution(tmp_path: Path, group: int) -> None:
     ]
     path = save(tmp_path / "net.onnx", nodes, ["n", channels, 6, 5], 4, w=weight, **SCALES)
     x = RNG.uniform(0, 126, (2, channels, 6, 5)).astype(np.float32)
-    found = Saturating(path)
+    found = simulated(path)
     (out,) = found.run({"x": x})
     padded = np.pad(quantized(x), ((0, 0), (0, 0), (1, 1), (0, 2)), constant_values=3)
     expected = np.zeros_like(out)
@@ -106,30 +113,35 @@ def test_a_product_of_integers_with_ranges_of_the_call(tmp_path: Path) -> None:
     ]
     path = save(tmp_path / "net.onnx", nodes, ["n", 3, 4], 3, w=weight)
     x = np.full((1, 3, 4), 2, np.float32)
-    found = Saturating(path)
+    found = simulated(path)
     (out,) = found.run({"x": x})
     np.testing.assert_allclose(out, 2 * 32767 * 2 / 255, rtol=1e-4)
     assert found.stopped == found.pairs == 3 * 2 * 2
 
 
-def test_small_weights_and_depthwise_kernels_never_stop(tmp_path: Path) -> None:
-    for number, (weight, products) in enumerate(
-        ((np.full((2, 4, 1, 1), 64, np.int8), 1), (np.full((4, 1, 3, 3), 127, np.int8), 0))
-    ):
-        scales = {**SCALES, "sw": np.ones(len(weight), np.float32), "zw": np.zeros(len(weight), np.int8)}
-        nodes = [
-            *DECODED,
-            helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wf"], axis=0),
-            helper.make_node("Conv", ["xf", "wf"], ["y"], group=4 // weight.shape[1]),
-        ]
-        path = save(tmp_path / f"{number}.onnx", nodes, ["n", 4, 5, 5], 4, w=weight, **scales)
-        x = np.full((1, 4, 5, 5), 126, np.float32)
-        found = Saturating(path)
-        assert len(found.products) == products
-        np.testing.assert_allclose(found.run({"x": x})[0], Session(path).run({"x": x})[0], rtol=1e-6)
-        assert found.stopped == 0
+def convolution(path: Path, weight: np.ndarray) -> Path:
+    nodes = [
+        *DECODED,
+        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wf"], axis=0),
+        helper.make_node("Conv", ["xf", "wf"], ["y"], group=4 // weight.shape[1]),
+    ]
+    scales = {**SCALES, "sw": np.ones(len(weight), np.float32), "zw": np.zeros(len(weight), np.int8)}
+    return save(path, nodes, ["n", 4, 5, 5], 4, w=weight, **scales)
 
 
+def test_small_weights_never_stop(tmp_path: Path) -> None:
+    path = convolution(tmp_path / "net.onnx", np.full((2, 4, 1, 1), 64, np.int8))
+    x = np.full((1, 4, 5, 5), 126, np.float32)
+    found = simulated(path)
+    np.testing.assert_allclose(found.run({"x": x})[0], Session(path).run({"x": x})[0], rtol=1e-6)
+    assert found.stopped == 0
+
+
+def test_depthwise_kernels_never_stop(tmp_path: Path) -> None:
+    assert Saturating.of(convolution(tmp_path / "net.onnx", np.full((4, 1, 3, 3), 127, np.int8))) is None
+
+
+@pytest.mark.portability
 def test_portable_is_the_remedy(digits: Path, digit_images: dict[str, np.ndarray], tmp_path: Path) -> None:
     files = []
     for portable in (False, True):
@@ -143,6 +155,35 @@ def test_portable_is_the_remedy(digits: Path, digit_images: dict[str, np.ndarray
     assert (usual.stopped > 0, portable.stopped) == (True, 0)
 
 
+@pytest.mark.portability
 def test_a_file_without_int8_products_has_none(folder: Folder) -> None:
     (file,) = compare(Compared(folder.model, [folder.model], folder.data), Stages()).files
     assert file.portability is None
+
+
+@pytest.mark.portability
+def test_what_cannot_be_simulated_is_said(tmp_path: Path) -> None:
+    weights = {
+        name: RNG.normal(size=size).astype(np.float32) for name, size in (("v", (8, 6)), ("b", 6), ("w", (6, 3)))
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["h"]),
+        helper.make_node("BiasGelu", ["h", "b"], ["g"], domain="com.microsoft"),
+        helper.make_node("MatMul", ["g", "w"], ["y"]),
+    ]
+    model = save(tmp_path / "net.onnx", nodes, ["n", 8], 2, **weights)
+    data = {"x": RNG.normal(size=(4, 8)).astype(np.float32)}
+    said = (
+        "what processors without VNNI answer was not simulated: the type of 'g' is not known, so that the graph cannot "
+        "be run in pieces"
+    )
+    in_int8 = library.quantize(model, data, method="rtn", weights="int8")
+    assert in_int8.report.portability is None
+    assert said in in_int8.report.notes
+    files = [tmp_path / f"{name}.onnx" for name in ("one", "two", "weights")]
+    for path in files[:2]:
+        in_int8.save(path)
+    library.quantize(model, method="rtn", weights="int8").save(files[2])  # in float, and so alike everywhere
+    found = compare(Compared(model, files, data), Stages())
+    assert [file.portability for file in found.files] == [None, None, None]
+    assert [note for note in found.notes if "VNNI" in note] == [f"one.onnx, two.onnx: {said}"]

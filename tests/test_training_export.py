@@ -64,11 +64,17 @@ def trained() -> Network:
 
 
 @pytest.fixture(scope="module")
+def exported(trained: Network) -> onnx.ModelProto:
+    with torch.no_grad():
+        return ir.to_proto(capture(trained, CaptureOptions(), {"image": images(1).numpy()}))
+
+
+@pytest.fixture(scope="module")
 def usual(trained: Network) -> Result:
     return quantized(trained)
 
 
-def quantized(model: nn.Module | Path, **options: str) -> Result:
+def quantized(model: nn.Module | onnx.ModelProto | Path, **options: str) -> Result:
     with torch.no_grad():
         return ptq.quantize(model, {"image": images(64, 50).numpy()}, method="rtn", **options)
 
@@ -77,9 +83,9 @@ def outputs(content: bytes, x: Tensor) -> Tensor:
     return torch.from_numpy(Session(content).run({"image": x.numpy()})[0])
 
 
-def test_weights_are_those_of_training(trained: Network) -> None:
+def test_weights_are_those_of_training(trained: Network, exported: onnx.ModelProto) -> None:
     """Torch's numbers with SAWB's weights, also in a layer that is kept in float."""
-    made = quantized(trained, activations="none", keep_float=["stem", "head", "hidden"])
+    made = quantized(exported, activations="none", keep_float=["stem", "head", "hidden"])
     reference = training.restore(training.convert(Network()))
     reference.load_state_dict({n: t for n, t in trained.state_dict().items() if not n.endswith("low_bit_step")})
     for name in training.low_bit_layers(trained):
@@ -98,9 +104,9 @@ def scales(content: bytes) -> dict[str, float]:
     return {n.input[0]: float(arrays[n.input[1]]) for n in graph.node if n.op_type == "QuantizeLinear"}
 
 
-def test_activations_have_the_grid_of_training(trained: Network) -> None:
+def test_activations_have_the_grid_of_training(trained: Network, exported: onnx.ModelProto) -> None:
     """Every layer reads the integers of training, also where a shortcut reads the tensor as it is; all run in int8."""
-    made = quantized(trained, first_last="int8")
+    made = quantized(exported, first_last="int8")
     found = scales(made.content)
     for name in training.low_bit_layers(trained):
         assert any(scale == float(trained.get_submodule(name).low_bit_step) for scale in found.values()), name
@@ -114,9 +120,9 @@ def test_activations_have_the_grid_of_training(trained: Network) -> None:
     assert made.report.accuracy.sqnr_db > 25
 
 
-def test_activations_end_where_the_grid_does(trained: Network) -> None:
+def test_activations_end_where_the_grid_does(trained: Network, exported: onnx.ModelProto) -> None:
     """Numbers far beyond what was calibrated saturate as in training."""
-    made = quantized(trained, first_last="int8", keep_float=["stem"])
+    made = quantized(exported, first_last="int8", keep_float=["stem"])
     x = images(16, 99) * 4
     with torch.no_grad():
         expected = trained(x)
@@ -226,13 +232,12 @@ def test_steps_that_are_none(step: str) -> None:
         take_out(ir.from_proto(others(step, reader="z = MatMul(r, w)")))
 
 
-def test_capture_of_a_converted_model_computes_what_torch_does(trained: Network) -> None:
-    graph = capture(trained, CaptureOptions(), {"image": images(1).numpy()})
+def test_capture_of_a_converted_model_computes_what_torch_does(trained: Network, exported: onnx.ModelProto) -> None:
     x = images(8, 99)
     with torch.no_grad():
         expected = trained(x)
-    got = Session(graph).run({"image": x.numpy()})[0]
-    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-4, atol=1e-4)
+    got = outputs(exported.SerializeToString(), x)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("recipe", "weights"), [("luq", "int4"), ("luq-published", "int5"), ("int8-unified", "int8")])

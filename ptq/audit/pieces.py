@@ -37,6 +37,17 @@ class Pieces:
         """Whether a value follows from stored tensors alone."""
         return bool(name) and name in self._constant
 
+    def type_of(self, name: str) -> int:
+        """The type of the numbers of a value, as ONNX numbers types.
+
+        Raises:
+            ModelError: it is not known.
+
+        """
+        if name not in self._types:
+            raise ModelError(f"the type of {name!r} is not known, so that the graph cannot be run in pieces")
+        return self._types[name]
+
     def cut(self, apart: Collection[int]) -> list[list[NodeProto]]:
         """The nodes that run, in order, cut around those whose `id` is in `apart`."""
         found: list[list[NodeProto]] = [[]]
@@ -74,9 +85,7 @@ class Pieces:
         return Session(model.SerializeToString())
 
     def _value(self, name: str) -> onnx.ValueInfoProto:
-        if name not in self._types:
-            raise ModelError(f"the type of {name!r} is not known, so that the graph cannot be run in pieces")
-        return onnx.helper.make_tensor_value_info(name, self._types[name], None)
+        return onnx.helper.make_tensor_value_info(name, self.type_of(name), None)
 
 
 def types_of(model: ModelProto) -> dict[str, int]:
@@ -84,5 +93,4 @@ def types_of(model: ModelProto) -> dict[str, int]:
     graph = onnx.shape_inference.infer_shapes(model).graph
     found = {tensor.name: tensor.data_type for tensor in graph.initializer}
     values = (*graph.input, *graph.value_info, *graph.output)
-    tensors = (value for value in values if value.type.HasField("tensor_type"))
-    return found | {value.name: value.type.tensor_type.elem_type for value in tensors}
+    return found | {value.name: kind for value in values if (kind := value.type.tensor_type.elem_type)}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import onnx
@@ -52,21 +52,25 @@ class Product:
 class Saturating:
     """A file as it runs without VNNI; `stopped` counts the sums of pairs that did, of `pairs` in the runs so far."""
 
-    def __init__(self, path: Path) -> None:
-        """Cut a file.
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        """Cut a file around its products that may stop; None where it has none.
 
         Raises:
             ModelError: it does not load in pieces.
 
         """
         model = onnx.load(path)
-        types = types_of(model)
-        pieces = Pieces(model, types)
+        pieces = Pieces(model, types_of(model))
         made = {name: node for node in model.graph.node for name in node.output}
-        found = [each for node in model.graph.node if (each := _product(node, made, types, pieces)) is not None]
+        found = [each for node in model.graph.node if (each := _product(node, made, pieces)) is not None]
         weights = pieces.constants({each.weight for each in found})
-        self.products = {id(each.node): each for each in found if _adds_pairs(each.node, weights[each.weight].shape)}
-        self.outputs = tuple(value.name for value in model.graph.output)
+        products = [each for each in found if _adds_pairs(each.node, weights[each.weight].shape)]
+        return cls(pieces, products, [value.name for value in model.graph.output]) if products else None
+
+    def __init__(self, pieces: Pieces, products: Sequence[Product], outputs: Sequence[str]) -> None:
+        self.products = {id(each.node): each for each in products}
+        self.outputs = tuple(outputs)
         self.stopped = self.pairs = 0
         cut = pieces.cut(self.products)
         wanted = {*self.outputs, *(name for nodes in cut for node in nodes for name in node.input)}
@@ -109,9 +113,7 @@ class Saturating:
         return found
 
 
-def _product(
-    node: NodeProto, made: Mapping[str, NodeProto], types: Mapping[str, int], pieces: Pieces
-) -> Product | None:
+def _product(node: NodeProto, made: Mapping[str, NodeProto], pieces: Pieces) -> Product | None:
     """A node that int8 kernels compute which may stop; None for all others."""
     if node.op_type == _INTEGER:
         zero = node.input[2] if len(node.input) > 2 and node.input[2] else None
@@ -125,7 +127,7 @@ def _product(
         found = Product(node, x.input[0], w.input[0], zero, (x.input[1], w.input[1]))
     else:
         return None
-    kinds = types.get(found.input), types.get(found.weight)
+    kinds = pieces.type_of(found.input), pieces.type_of(found.weight)
     fits = kinds == (TensorProto.UINT8, TensorProto.INT8) and pieces.is_constant(found.weight)
     return found if fits else None
 

@@ -26,7 +26,7 @@ from ptq.pipeline.job import ACCEPTED_DROP, check_drop
 from ptq.pipeline.manifest import digest, machine, versions
 from ptq.pipeline.portability import portability
 from ptq.pipeline.stages import Stages
-from ptq.report import ComparedFile, Comparison, comparison_warnings
+from ptq.report import ComparedFile, Comparison, Portability, comparison_warnings, short_names
 
 _ONE: Final = (1,)
 
@@ -87,11 +87,8 @@ def compare(about: Compared, stages: Stages) -> Comparison:
             numbers = max(float_numbers(reference), 1)
             files = {path: _costs(path, numbers, data, advance) for path in paths}
         notes = _check_order(reference, list(accuracies), files)
-        float_session = Session(reference)
-        with stages.stage("port", len(accuracies)) as advance:
-            for path in accuracies:
-                files[path] = replace(files[path], portability=portability(float_session, path, data))
-                advance()
+        ported, unsimulated = _ported(reference, list(accuracies), data, stages)
+        files |= {path: replace(files[path], portability=found) for path, found in ported.items()}
         times, untimed = _timed(about, paths, data, stages)
         files = {path: replace(file, timings=times[path]) for path, file in files.items()}
     of_float = files[reference]
@@ -107,7 +104,7 @@ def compare(about: Compared, stages: Stages) -> Comparison:
         about.max_drop,
         versions(),
         machine(),
-        (*notes, *untimed),
+        (*notes, *unsimulated, *untimed),
     )
 
 
@@ -220,6 +217,22 @@ def _check_order(reference: Path, paths: Sequence[Path], files: Mapping[Path, Co
             f"first"
         )
     return [f"the model computes {layers} layers in int8 itself; figures are in relation to that, not to a float model"]
+
+
+def _ported(
+    reference: Path, paths: Sequence[Path], data: Dataset, stages: Stages
+) -> tuple[dict[Path, Portability | None], list[str]]:
+    """What every file answers on processors without VNNI, and notes on files of which that is not known."""
+    session = Session(reference)
+    found, notes = dict[Path, Portability | None](), dict[str, list[str]]()
+    names = short_names(list(map(str, paths)))
+    with stages.stage("port", len(paths)) as advance:
+        for name, path in zip(names, paths, strict=True):
+            found[path], why = portability(session, path, data)
+            for note in why:
+                notes.setdefault(note, []).append(name)
+            advance()
+    return found, [f"{', '.join(of)}: {note}" for note, of in notes.items()]
 
 
 def _timed(

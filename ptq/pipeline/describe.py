@@ -13,7 +13,6 @@ import torch
 
 from calibration.dataset import Dataset
 from ptq.audit import Audit, audit
-from ptq.errors import ModelError
 from ptq.evaluate import Accuracy, evaluate
 from ptq.lowering import Checks, Execution, stored_bytes
 from ptq.model.graph import Model
@@ -51,10 +50,10 @@ def describe(
     with stages.stage("audit"):
         found = audit(reference.unrounded, written, feeds, made.target.checks, available_bytes())
         fmt = made.plan.activations
-        elsewhere = None if found.absent else _portability(made, seen, reference.given, written)
         shown = () if held is None else activations(made.model, made.lowered, made.executions, fmt, held)
-    measured = None if found.absent else seen
-    accuracy = None if measured is None else _accuracy(made, measured, reference.given, written, stages)
+        session = None if seen is None or found.absent else Session(reference.given)
+        elsewhere, unsimulated = _portability(made, seen, session, written)
+    accuracy = None if seen is None or session is None else _accuracy(made, seen, session, written, stages)
     layers = tuple(_layer(made, site, found) for site in made.model.sites)
     quantized = [layer for layer in layers if layer.execution != Execution.FLOAT.value]
     counts = {layer.site: math.prod(layer.shape) for layer in layers}
@@ -74,7 +73,7 @@ def describe(
         accuracy=accuracy,
         file=_file(found),
         stages=dict(stages.seconds),
-        notes=(*notes_of(made, bits, accuracy), *_not_run(found, written)),
+        notes=(*notes_of(made, bits, accuracy), *unsimulated, *_not_run(found, written)),
         warnings=(),
         elsewhere=made.elsewhere,
         activations=shown,
@@ -91,18 +90,18 @@ def _not_run(found: Audit, written: Path) -> Iterator[str]:
             yield f"the float model was not run, {why}: latency and accuracy were not measured"
 
 
-def _portability(made: Made, seen: Dataset | None, reference: Path, written: Path) -> Portability | None:
+def _portability(
+    made: Made, seen: Dataset | None, reference: Session | None, written: Path
+) -> tuple[Portability | None, tuple[str, ...]]:
     """What it answers without VNNI; nothing of weights that were made small for that, and of other targets."""
     in_int8 = {Execution.STATIC, Execution.DYNAMIC}.intersection(made.executions.values())
-    if seen is None or not in_int8 or made.plan.recipe.portable or made.target.checks is not Checks.OPTIMIZED:
-        return None
-    try:
-        return portability(Session(reference), written, seen, _PORTING_SECONDS)
-    except ModelError:  # a figure more is not worth the file: none is given
-        return None
+    wanted = in_int8 and not made.plan.recipe.portable and made.target.checks is Checks.OPTIMIZED
+    if seen is None or reference is None or not wanted:
+        return None, ()
+    return portability(reference, written, seen, _PORTING_SECONDS)
 
 
-def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages: Stages) -> Accuracy:
+def _accuracy(made: Made, seen: Dataset, reference: Session, written: Path, stages: Stages) -> Accuracy:
     data = seen if made.evaluation is not None else seen.take(SAMPLES_WITHOUT_EVAL)
     total = None if data.samples is None else -(-data.samples // EVALUATION_BATCH)
     with stages.stage("evaluate", total) as advance:
@@ -113,7 +112,7 @@ def _accuracy(made: Made, seen: Dataset, reference: Path, written: Path, stages:
                 advance()
 
         optimize = made.target.checks is Checks.OPTIMIZED
-        return evaluate(Session(reference), Session(written, optimize=optimize), batches(), made.metrics)
+        return evaluate(reference, Session(written, optimize=optimize), batches(), made.metrics)
 
 
 def source_report(source: Any, model: Model) -> SourceReport:

@@ -106,19 +106,18 @@ def _output(ready: Ready, name: str) -> str:
 
 def _predictions(job: Job, ready: Ready, stages: Stages) -> tuple[int, tuple[PredictedRun, ...], tuple[str, ...]]:
     """For how many samples, what usual recipes will take, and why there is nothing of it where there is not."""
-    found, samples = [], 0
+    found = []
     with stages.stage("predict", len(_PREDICTED)) as advance:
-        for options in _PREDICTED:
-            said = " ".join(f"--{name} {value}" for name, value in options.items())
-            try:
-                noise = _noise(ready)
-                samples = len(next(iter(noise.values())))
-                like = get_ready(replace(job, data=noise), Recipe.of(options), Stages())
-                found.append(PredictedRun(said, predict(like)))
-            except PtqError as error:
-                return 0, (), (f"no prediction of time and memory, as the model does not run on noise: {error}",)
-            advance()
-    return samples, tuple(found), ()
+        try:
+            noise = _noise(ready)
+            like = replace(job, data=noise)
+            for options in _PREDICTED:
+                said = " ".join(f"--{name} {value}" for name, value in options.items())
+                found.append(PredictedRun(said, predict(get_ready(like, Recipe.of(options), Stages()))))
+                advance()
+        except PtqError as error:
+            return 0, (), (f"no prediction of time and memory, as the model does not run on noise: {error}",)
+    return len(next(iter(noise.values()))), tuple(found), ()
 
 
 def _noise(ready: Ready) -> dict[str, np.ndarray]:

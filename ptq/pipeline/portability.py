@@ -18,27 +18,25 @@ from ptq.report import Portability
 _MOST_SAMPLES: Final = 64
 
 
-def portability(reference: Session, path: Path, data: Dataset, most_seconds: float = 5.0) -> Portability | None:
+def portability(
+    reference: Session, path: Path, data: Dataset, most_seconds: float = 5.0
+) -> tuple[Portability | None, tuple[str, ...]]:
     """Run a file as it would run without VNNI, and as it runs here; of the first sample all, whatever it takes.
 
-    None where it has no product that differs, or is none that can be run in pieces.
-
-    Raises:
-        ModelError: it does not run.
-
+    None where it has no product that differs, and, with a note that says why, where it cannot be simulated: the file is
+    worth more than this figure of it.
     """
     try:
-        simulated = Saturating(path)
-    except ModelError:  # the type of a value is not known: no figure is given, and none is made up
-        return None
-    if not simulated.products:
-        return None
-    here = Session(path)
-    there, found = evaluate_all(reference, [simulated, here], _in_time(data, here.batch, most_seconds))
+        simulated = Saturating.of(path)
+        if simulated is None:
+            return None, ()
+        here = Session(path)
+        there, found = evaluate_all(reference, [simulated, here], _in_time(data, here.batch, most_seconds))
+    except ModelError as error:
+        return None, (f"what processors without VNNI answer was not simulated: {error}",)
     stopped = simulated.stopped / max(simulated.pairs, 1)
-    return Portability(
-        there.samples, there.sqnr_db, found.sqnr_db, there.agreement, found.agreement, there.nonfinite, stopped
-    )
+    agreements = there.agreement, found.agreement
+    return Portability(there.samples, there.sqnr_db, found.sqnr_db, *agreements, there.nonfinite, stopped), ()
 
 
 def _in_time(data: Dataset, size: int | None, most_seconds: float) -> Iterator[Batch]:

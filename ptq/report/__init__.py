@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptq.report.comparing import render_comparison
+from ptq.report.comparing import render_comparison, short_names
 from ptq.report.comparison import ComparedFile, Comparison
 from ptq.report.diagnosis import AS_IT_IS, Blame, Diagnosis, render_diagnosis
 from ptq.report.distribution import ActivationReport, Distribution
@@ -61,6 +61,7 @@ __all__ = [
     "render_outline",
     "render_sweep",
     "render_trials",
+    "short_names",
     "to_json",
     "warnings_of",
 ]

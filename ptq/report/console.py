@@ -1,7 +1,9 @@
-"""Lines and tables on the terminal."""
+"""Lines and tables on the terminal, and figures as people read them."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from rich.console import Console
@@ -23,6 +25,11 @@ def print_whole(console: Console, table: Table) -> None:
     console.width = max(width, widest)
     console.print(table)
     console.width = width
+
+
+def tally(names: Iterable[str]) -> str:
+    """How many there are of each name, the most common first: `12 static, 1 dynamic`."""
+    return ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
 
 
 def megabytes(size: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ptq.report.console import megabytes, print_line, print_whole
+from ptq.report.console import megabytes, print_line, print_whole, tally
 from ptq.report.model import SourceReport
 from ptq.report.prediction import Prediction, duration
 
@@ -90,8 +89,7 @@ def render_inspection(found: Inspection, console: Console) -> None:
     print_line(console, f"inputs   {', '.join(found.inputs)}")
     print_line(console, f"outputs  {', '.join(found.outputs)}")
     print_whole(console, _layers(found))
-    kinds = Counter(layer.execution for layer in found.layers)
-    print_line(console, f"computed {', '.join(f'{count} {how}' for how, count in kinds.most_common())}, with --data")
+    print_line(console, f"computed {tally(layer.execution for layer in found.layers)}, with --data")
     for layer in found.layers:
         if layer.note:
             print_line(console, f"float    {layer.site}: {layer.note}")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ptq.report.console import print_line, print_whole
+from ptq.report.console import print_line, print_whole, tally
 from ptq.report.model import SourceReport
 from ptq.report.prediction import Prediction
 
@@ -85,8 +85,7 @@ def _totals(outline: Outline) -> Iterator[tuple[str, str]]:
         said.append(f"effects on the output, on {outline.reserved} samples apart")
     yield "measured", ", ".join(said) or "nothing"
     quantized = [layer for layer in outline.layers if layer.method is not None]
-    kinds = Counter(layer.execution for layer in outline.layers)
-    yield "computed", ", ".join(f"{count} {how}" for how, count in kinds.most_common())
+    yield "computed", tally(layer.execution for layer in outline.layers)
     least = (
         "; + marks the least of a layer, more goes where it pays" if any(each.budgeted for each in quantized) else ""
     )

@@ -21,6 +21,9 @@ _MARGIN: Final = 1.25
 _MOST_LABELS: Final = 6
 """More would lie on each other: of a longer front, the ends and the knee have one."""
 
+MOST_NAMES: Final = 30
+"""Names of more layers or tensors would not be read below an axis."""
+
 _INK: Final = "currentColor"
 CONFIG: Final[Spec] = {
     "background": None,
@@ -60,6 +63,12 @@ class Spot:
     y: float
     verdict: str
     told: str
+
+
+def listed(parts: Sequence[str], most: int) -> str:
+    """The end of a description: the first parts, and how many more there are."""
+    more = [f"and {len(parts) - most} more"] if len(parts) > most else []
+    return "; ".join([*parts[:most], *more]) + "."
 
 
 def trade_off(spots: Sequence[Spot], x: str, gain: Gain, ring: str | None) -> Chart:

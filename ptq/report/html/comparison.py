@@ -117,33 +117,29 @@ def _accuracy(file: ComparedFile) -> Iterator[Cell]:
         yield Cell(score.text(score.value), score.value)
     yield Cell("") if found.agreement is None else Cell(f"{100 * found.agreement:.1f} %", found.agreement)
     equal = found.sqnr_db is None and not found.nonfinite
-    yield Cell("equal", 1e9) if equal else _cell(found.sqnr_db, "{:.1f}")
-    yield _cell(found.cosine, "{:.4f}")
-    yield _cell(found.kl, "{:.2g}")
-    yield _cell(None if file.portability is None else file.portability.sqnr_db, "{:.1f}")
+    yield Cell("equal", 1e9) if equal else Cell.of(found.sqnr_db, "{:.1f}")
+    yield Cell.of(found.cosine, "{:.4f}")
+    yield Cell.of(found.kl, "{:.2g}")
+    yield Cell.of(None if file.portability is None else file.portability.sqnr_db, "{:.1f}")
 
 
 def _costs(file: ComparedFile, reference: ComparedFile) -> Iterator[Cell]:
-    yield _cell(file.bytes / 1e6, "{:.2f}")
-    yield _cell(file.bits_per_weight, "{:.2f}")
+    yield Cell.of(file.bytes / 1e6, "{:.2f}")
+    yield Cell.of(file.bits_per_weight, "{:.2f}")
     for timing in file.timings:
         yield Cell(milliseconds(timing.ms), timing.ms)
         yield Cell(milliseconds(timing.p95_ms), timing.p95_ms)
-        yield _cell(None if file is reference else timing.ratio, "{:.2f}x")
-    yield _cell(None if file.load_seconds is None else 1e3 * file.load_seconds, "{:.0f}")
-    yield _cell(None if file.peak_bytes is None else file.peak_bytes / 1e6, "{:.1f}")
+        yield Cell.of(None if file is reference else timing.ratio, "{:.2f}x")
+    yield Cell.of(None if file.load_seconds is None else 1e3 * file.load_seconds, "{:.0f}")
+    yield Cell.of(None if file.peak_bytes is None else file.peak_bytes / 1e6, "{:.1f}")
     yield Cell(f"{file.integer} of {file.layers}", file.integer)
 
 
 def _kernels(files: Named) -> Table:
     rows = [
-        [Cell(name), Cell(kernel), Cell(what), _cell(count, "{:d}")]
+        [Cell(name), Cell(kernel), Cell(what), Cell.of(count, "{:d}")]
         for name, file in files
         for what, kernels in (("weights", file.kernels), ("activations alone", file.others))
         for kernel, count in kernels.items()
     ]
     return Table("Kernels that ran", ["file", "kernel", "computes with", "layers"], rows, frozenset({"layers"}))
-
-
-def _cell(value: float | None, form: str) -> Cell:
-    return Cell("") if value is None else Cell(form.format(value), value)

@@ -70,10 +70,10 @@ def _layers(found: Diagnosis) -> Table:
             _decibels(layer.alone),
             *(_loss(layer.alone, name) for name in names),
             _decibels(layer.without),
-            _number(_gain(layer, found), "{:+.2f}"),
-            _number((layer.float_bytes - layer.bytes) / 1e3, "{:.1f}"),
-            _number(layer.ms, "{:.3f}"),
-            _number(layer.float_ms, "{:.3f}"),
+            Cell.of(_gain(layer, found), "{:+.2f}"),
+            Cell.of((layer.float_bytes - layer.bytes) / 1e3, "{:.1f}"),
+            Cell.of(layer.ms, "{:.3f}"),
+            Cell.of(layer.float_ms, "{:.3f}"),
         ]
         for layer in found.layers
     ]
@@ -81,13 +81,9 @@ def _layers(found: Diagnosis) -> Table:
 
 
 def _decibels(found: Accuracy) -> Cell:
-    return _number(found.sqnr_db, "{:.1f}")
+    return Cell.of(found.sqnr_db, "{:.1f}")
 
 
 def _loss(found: Accuracy, name: str) -> Cell:
     score = found.score(name)
-    return _number(None if score is None or score.loss is None else 100 * score.loss, "{:+.1f} %")
-
-
-def _number(value: float | None, form: str) -> Cell:
-    return Cell("") if value is None else Cell(form.format(value), value)
+    return Cell.of(None if score is None or score.loss is None else 100 * score.loss, "{:+.1f} %")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ptq.report.distribution import ActivationReport, Distribution
-from ptq.report.html.charts import BASE, LINE
+from ptq.report.html.charts import BASE, LINE, MOST_NAMES, listed
 from ptq.report.html.page import Cell, Chart, Spec, Table
 from ptq.report.model import LayerReport
 
@@ -15,6 +15,7 @@ _TICK: Final = 14
 """Length of the ticks of a grid, in pixels; they are centred on the axis, and cut off below it."""
 
 _MOST_TICKS: Final = 128
+_MOST_TOLD: Final = 12
 _EVEN: Final = 0.01
 """By so much of a step the steps of a grid may differ to be even: they are rounded for the report."""
 
@@ -87,7 +88,8 @@ def _picked(heading: str, found: Mapping[str, Distribution], what: str, title: s
         "encoding": {"x": {"field": "grid", **across}, "y": {"value": "height"}, "opacity": _only_of_grids()},
     }
     pick = {"input": "select", "options": names, "name": f"{what} "}
-    told = f"A histogram of one of {len(names)}, with its grid: {_words(found)}"
+    spans = [_span(name, each) for name, each in found.items()]
+    told = f"A histogram of one of {len(names)}, with its grid: {listed(spans, _MOST_TOLD)}"
     spec = {**BASE, "description": told, "params": [{"name": "shown", "value": names[0], "bind": pick}]}
     return Chart(heading, {**spec, "data": {"values": values}, "layer": [bars, ticks]}, caption)
 
@@ -115,9 +117,8 @@ def _only_of_grids() -> Spec:
     return {"condition": {"test": "datum.gridded", "value": 1}, "value": 0}
 
 
-def _words(found: Mapping[str, Distribution], most: int = 12) -> str:
-    told = [f"{name} from {each.low:.3g} to {each.high:.3g}" for name, each in list(found.items())[:most]]
-    return "; ".join(told) + (f"; and {len(found) - most} more." if len(found) > most else ".")
+def _span(name: str, of: Distribution | ActivationReport) -> str:
+    return f"{name} from {of.low:.3g} to {of.high:.3g}"
 
 
 def ranges(activations: Sequence[ActivationReport]) -> Chart | None:
@@ -136,7 +137,7 @@ def ranges(activations: Sequence[ActivationReport]) -> Chart | None:
         }
         for each in on_grids
     ]
-    axis = {"labels": len(names) <= 30, "ticks": False, "labelAngle": -60, "labelLimit": 110}
+    axis = {"labels": len(names) <= MOST_NAMES, "ticks": False, "labelAngle": -60, "labelLimit": 110}
     x = {"field": "tensor", "type": "nominal", "sort": names, "title": "tensors in order", "axis": axis}
     shown = [{"field": name, "format": ".4~g"} for name in ("low", "high", "first", "last")]
     tooltip = [{"field": "tensor"}, *shown]
@@ -149,8 +150,8 @@ def ranges(activations: Sequence[ActivationReport]) -> Chart | None:
         "mark": {"type": "bar", "color": LINE, "size": 3},
         "encoding": {"x": x, "y": {"field": "low", **upward}, "y2": {"field": "high"}, "tooltip": tooltip},
     }
-    words = [f"{each.tensor} from {each.low:.3g} to {each.high:.3g}" for each in on_grids[:12]]
-    told = f"Ranges of {len(names)} tensors: {'; '.join(words)}{'; …' if len(names) > 12 else '.'}"
+    spans = [_span(each.tensor, each) for each in on_grids]
+    told = f"Ranges of {len(names)} tensors: {listed(spans, _MOST_TOLD)}"
     return Chart(
         "Ranges of activations",
         {**BASE, "description": told, "data": {"values": values}, "layer": [covered, seen]},
@@ -170,7 +171,7 @@ def activation_table(activations: Sequence[ActivationReport]) -> Table | None:
 def _row(of: ActivationReport) -> list[Cell]:
     ends = (of.numbers.grid[0], of.numbers.grid[-1]) if of.numbers.grid else (None, None)
     numbers = (of.low, of.high, *ends, of.step)
-    cells = [Cell("") if each is None else Cell(f"{each:.4g}", each) for each in numbers]
+    cells = [Cell.of(each, "{:.4g}") for each in numbers]
     zero = Cell("at every call") if of.zero_point is None else Cell(str(of.zero_point), of.zero_point)
     return [
         Cell(of.tensor),
@@ -203,11 +204,12 @@ def points_map(layers: Sequence[LayerReport]) -> Chart | None:
         "color": {"field": "points", "type": "quantitative", "title": "points", "scale": {"scheme": "viridis"}},
         "tooltip": [{"field": "layer"}, {"field": "points"}, {"field": "from", "format": ".0%"}],
     }
-    means = "; ".join(f"{name} {sum(parts) / len(parts):.2f}" for name, parts in list(found.items())[:30])
+    means = [f"{name} {sum(parts) / len(parts):.2f}" for name, parts in found.items()]
+    told = f"Mean number of points of {len(found)} layers along their channels: {listed(means, MOST_NAMES)}"
     spec = {
         **BASE,
         "height": height,
-        "description": f"Mean number of points of {len(found)} layers along their channels: {means}.",
+        "description": told,
         "data": {"values": values},
         "transform": [
             {"flatten": ["points"]},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
+from ptq.report.console import tally
 from ptq.report.html.charts import BASE, LINE
 from ptq.report.html.layers import bars
 from ptq.report.html.page import Cell, Chart, Page, Remark, Table
@@ -16,8 +16,6 @@ _MOST_BARS = 200
 def inspection_page(found: Inspection) -> Page:
     """What a model says without data."""
     source = found.source
-    kinds = Counter(layer.execution for layer in found.layers)
-    computed = ", ".join(f"{count} {how}" for how, count in kinds.most_common())
     sizes = [size for size in found.formats if size.bytes is not None]
     smallest = min((size.bytes or 0 for size in sizes), default=found.float_bytes)
     remarks = [Remark(layer.note, "float", layer.site) for layer in found.layers if layer.note]
@@ -42,7 +40,7 @@ def inspection_page(found: Inspection) -> Page:
             ("float model", f"{source.path or 'in memory'}: {source.kind}, SHA-256 {source.sha256 or 'not known'}"),
             ("inputs", ", ".join(found.inputs)),
             ("outputs", ", ".join(found.outputs)),
-            ("computed", f"{computed}, with calibration data"),
+            ("computed", f"{tally(layer.execution for layer in found.layers)}, with calibration data"),
         ],
     )
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ptq.report.html.charts import BASE, LINE
+from ptq.report.html.charts import BASE, LINE, MOST_NAMES, listed
 from ptq.report.html.page import Cell, Chart, Table
 from ptq.report.model import LayerReport, Report
 
 _POINTS = "channels by points"
 _NUMBERS = ("weights", "bits", "kB", "weight dB", "output dB")
-_MOST_NAMES = 30
-"""Names of more layers would not be read below an axis."""
 
 
 def layer_table(report: Report) -> Table:
@@ -34,8 +32,8 @@ def _row(layer: LayerReport) -> list[Cell]:
         Cell(f"{count:,}", count),
         Cell(f"{layer.bits_per_weight:.2f}", layer.bits_per_weight),
         Cell(f"{layer.bytes / 1e3:.1f}", layer.bytes),
-        _decibels(layer.weight_sqnr_db),
-        _decibels(layer.output_sqnr_db),
+        Cell.of(layer.weight_sqnr_db, "{:.1f}"),
+        Cell.of(layer.output_sqnr_db, "{:.1f}"),
         Cell(several, _mean_points(layer)),
         Cell(layer.note or layer.rule or ""),
     ]
@@ -71,7 +69,7 @@ def bars(values: Sequence[dict[str, Any]], title: str, caption: str, order: str 
     """A bar for each layer, stacked where it has parts."""
     names = list(dict.fromkeys(each["layer"] for each in values))
     parts = len({each["part"] for each in values}) > 1
-    axis = {"labels": len(names) <= _MOST_NAMES, "ticks": False, "labelAngle": -60, "labelLimit": 110}
+    axis = {"labels": len(names) <= MOST_NAMES, "ticks": False, "labelAngle": -60, "labelLimit": 110}
     encoding: dict[str, Any] = {
         "x": {"field": "layer", "type": "nominal", "sort": names, "title": f"layers, {order}", "axis": axis},
         "y": {"field": "y", "type": "quantitative", "title": title},
@@ -83,12 +81,10 @@ def bars(values: Sequence[dict[str, Any]], title: str, caption: str, order: str 
     }
     if parts:
         encoding["color"] = {"field": "part", "type": "nominal", "title": "points", "scale": {"scheme": "category10"}}
-    words = [filter(None, (each["layer"], each["part"], f"{each['y']:.3g}")) for each in values[:_MOST_NAMES]]
-    told = "; ".join(map(" ".join, words))
-    more = f"; and {len(values) - _MOST_NAMES} more" if len(values) > _MOST_NAMES else ""
+    words = [filter(None, (each["layer"], each["part"], f"{each['y']:.3g}")) for each in values]
     spec = {
         **BASE,
-        "description": f"{title} by layer: {told}{more}.",
+        "description": f"{title} by layer: {listed([*map(' '.join, words)], MOST_NAMES)}",
         "data": {"values": list(values)},
         "mark": {"type": "bar"} if parts else {"type": "bar", "color": LINE},
         "encoding": encoding,
@@ -106,7 +102,3 @@ def _count(layer: LayerReport) -> int:
 def _mean_points(layer: LayerReport) -> float | None:
     rows = sum(layer.points)
     return sum(each * count for each, count in enumerate(layer.points, 1)) / rows if rows else None
-
-
-def _decibels(value: float | None) -> Cell:
-    return Cell("") if value is None else Cell(f"{value:.1f}", value)

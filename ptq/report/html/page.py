@@ -41,6 +41,11 @@ class Cell:
     key: float | None = None
     status: str = ""
 
+    @classmethod
+    def of(cls, value: float | None, form: str) -> Cell:
+        """A number, written as the format string `form` says; an empty cell where there is none."""
+        return cls("") if value is None else cls(form.format(value), value)
+
 
 @dataclass(frozen=True)
 class Table:
