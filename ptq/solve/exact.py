@@ -6,11 +6,13 @@ octave.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from ptq.chunks import chunks
 from ptq.formats import INT8_MAX
 from ptq.formats.integer import IntFormat
 from ptq.ladder import Ladder
@@ -35,17 +37,16 @@ def on_grid(weight: Tensor, scheme: Scheme, curvature: Curvature, most: int = IN
         return None
     rows, limit = weight.flatten(0, 1), min(int(fmt.max), most)
     some = rows[:: max(1, len(rows) // _SOME)]
-    if _scale(some.double(), limit, shared=False) is None:
+    if _scale(some, limit, shared=False) is None:
         return None
-    rows = rows.double()
     scale = _scale(rows, limit, shared=True)
     if scale is None and not scheme.per_tensor:
         scale = _scale(rows, limit, shared=False)
     if scale is None:
         return None
-    term = Term((rows / scale).round().float(), scale.flatten().float().contiguous(), fmt)
-    power = curvature.errors(curvature.arranged(weight)).reshape(-1)
-    return Ladder(((term,),), torch.zeros(1, len(rows)), power)
+    values = torch.cat([steps.round().float() for steps in _steps(rows, scale)])
+    term = Term(values, scale.flatten().float().contiguous(), fmt)
+    return Ladder(((term,),), torch.zeros(1, len(rows)), curvature.power(weight).reshape(-1))
 
 
 def _scale(rows: Tensor, limit: int, *, shared: bool) -> Tensor | None:
@@ -53,16 +54,21 @@ def _scale(rows: Tensor, limit: int, *, shared: bool) -> Tensor | None:
 
     One for each row, or the same where it is `shared`. None where there are none.
     """
-    largest = rows.abs().amax(1, keepdim=True)
+    largest = rows.abs().amax(1, keepdim=True).double()
     if shared:
         largest = largest.amax().expand_as(largest)
     scale = torch.full_like(largest, torch.nan)
     for integer in range(1, limit + 1):
         candidate = torch.where(largest > 0, largest / integer, 1.0)
-        steps = rows / candidate
-        fits = (steps - steps.round()).abs().amax(1, keepdim=True) <= _OFF
+        off = torch.cat([(steps - steps.round()).abs().amax(1, keepdim=True) for steps in _steps(rows, candidate)])
+        fits = off <= _OFF
         fits = fits.all().expand_as(fits) if shared else fits
         scale = torch.where(scale.isnan() & fits, candidate, scale)
         if not bool(scale.isnan().any()):
             return scale
     return None
+
+
+def _steps(rows: Tensor, scale: Tensor) -> Iterator[Tensor]:
+    """Rows in units of their scales, some at a time; float64."""
+    return (rows[at].double() / scale[at] for at in chunks(*rows.shape))
