@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptq.audit.audit import Audit, audit
+from ptq.audit.audit import Audit, audit, check_runs
 from ptq.audit.census import Census, census
 from ptq.audit.costs import Cost, file_bytes, float_numbers, load, peak_bytes, tensor_bits
 from ptq.audit.kernels import Kernel
@@ -19,6 +19,7 @@ __all__ = [
     "Timing",
     "audit",
     "census",
+    "check_runs",
     "file_bytes",
     "float_numbers",
     "latency",

@@ -14,7 +14,6 @@ from calibration.dataset import Dataset
 from calibration.observers import Moment
 from ptq import allocation, formats
 from ptq.allocation import Rungs
-from ptq.errors import ModelError
 from ptq.ladder import Ladder
 from ptq.lowering import Execution
 from ptq.method import Method
@@ -93,21 +92,6 @@ def _shift(residual: Tensor, mean: Tensor) -> np.ndarray:
     apart = residual.double().reshape(len(mean), -1, mean.shape[1])
     shift: np.ndarray = (apart @ mean.double()[:, :, None]).reshape(-1).float().numpy()
     return shift
-
-
-def check_finite(model: Model, plan: Plan) -> None:
-    """Refuse weights that no format holds.
-
-    Raises:
-        ModelError: one of a layer that is to be quantized is NaN or infinite.
-
-    """
-    for site in model.sites:
-        if plan.methods[site.name] is not None and not np.isfinite(model.initializer(site.weight)).all():
-            raise ModelError(
-                f"the weight {site.weight!r} of {site.name} has NaN or infinite numbers, which no quantization keeps; "
-                f"repair the model, or give --keep-float for this layer"
-            )
 
 
 def quantize_weights(

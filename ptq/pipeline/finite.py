@@ -1,0 +1,39 @@
+"""What has to be finite before anything is rounded."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from ptq.errors import ModelError
+from ptq.model.graph import Model
+from ptq.recipe import Plan
+
+_MOST_SUM: Final = float(np.finfo(np.float32).max) / 16
+"""Of the magnitudes of a row: what it makes of inputs of size one, with room for scales that are rounded up."""
+
+_AT_ONCE: Final = 1 << 22
+"""Numbers that are looked at together."""
+
+
+def check_finite(model: Model, plan: Plan) -> None:
+    """Refuse weights that no format holds, and those whose products are beyond float32.
+
+    Raises:
+        ModelError: one of a layer that is to be quantized is NaN, infinite, or too large.
+
+    """
+    for site in model.sites:
+        if plan.methods[site.name] is None:
+            continue
+        matrix = model.matrix(site)
+        step = max(_AT_ONCE // site.columns, 1)
+        sums = [np.abs(matrix[k : k + step]).sum(1, dtype=np.float64).max() for k in range(0, len(matrix), step)]
+        largest = max(sums, key=lambda each: np.inf if np.isnan(each) else each)
+        if not largest <= _MOST_SUM:
+            wrong = "rows whose sums overflow float32" if np.isfinite(largest) else "NaN or infinite numbers"
+            raise ModelError(
+                f"the weight {site.weight!r} of {site.name} has {wrong}, which no quantization keeps; "
+                f"repair the model, or give --keep-float for this layer"
+            )
