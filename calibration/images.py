@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +49,14 @@ def image_batches(folder: Path, options: ImageOptions, title: str) -> Iterator[M
 
 
 def _load(path: Path, options: ImageOptions) -> np.ndarray:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd and can be read
+            with Image.open(path) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+    except Exception as error:  # the readers of formats raise any, by what is damaged
         raise DataError(f"the image {path} cannot be read: {' '.join(str(error).split())}; remove it") from error
     scale = options.size / min(image.size)
     width, height = (max(options.size, round(side * scale)) for side in image.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from calibration.images import ImageOptions, image_batches
 from calibration.stored import NumpyFile, SafetensorsFile, reading
 from calibration.tables import ONLY, Arrays, Table
 from ptq.errors import DataError
+
+_DIGITS = 10
+"""Of the number of a sample, less than these."""
 
 Raw = Mapping[str, np.ndarray] | tuple[np.ndarray, ...]
 """A batch as it came: arrays by name, or in the order of the inputs."""
@@ -91,8 +95,7 @@ def _from_text(text: str, images: ImageOptions | None, role: str) -> Source:
     if not path.is_file():
         raise DataError(f"{title} does not exist; give a file, a folder of images, or module:callable")
     table = _table(path, title)
-    ragged = {name for name in table.headers if name.rpartition("/")[2].isdecimal() and "/" in name}
-    if ragged:
+    if any("/" in name and _is_number(name.rpartition("/")[2]) for name in table.headers):
         return Source(title, stream=lambda: _ragged(table, title))
     return Source(title, table)
 
@@ -118,25 +121,32 @@ def _is_npz(path: Path) -> bool:
 
 
 def _read_torch(path: Path, title: str) -> Mapping[str, np.ndarray]:
-    import pickle
-
     import torch
 
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, AttributeError, TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how it was pickled
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # any, by what is damaged
         raise DataError(f"{title} holds no plain tensors; save a dictionary of tensors with torch.save") from error
-    if isinstance(loaded, torch.Tensor):
-        return {ONLY: loaded.numpy()}
-    if isinstance(loaded, Mapping) and all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        return {str(name): value.detach().numpy() for name, value in loaded.items()}
-    raise DataError(f"{title} holds a {type(loaded).__name__}; save a tensor or a dictionary of tensors by input name")
+    tensors = loaded if isinstance(loaded, Mapping) else {ONLY: loaded}
+    if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        kind = type(loaded).__name__
+        raise DataError(f"{title} holds a {kind}; save a tensor or a dictionary of tensors by input name")
+    try:
+        return {str(name): value.detach().numpy() for name, value in tensors.items()}
+    except (RuntimeError, TypeError) as error:
+        raise DataError(f"{title} holds tensors that numpy has not ({_line(error)}); save float32") from error
 
 
 def _ragged(table: Table, title: str) -> Iterator[Mapping[str, np.ndarray]]:
     """Samples saved one by one as `name/0`, `name/1`, …; each becomes a batch of one."""
-    names = dict.fromkeys(name.rpartition("/")[0] for name in table.headers if "/" in name)
-    count = max(int(name.rpartition("/")[2]) for name in table.headers if "/" in name) + 1
+    numbered = [name.rpartition("/") for name in table.headers if "/" in name]
+    other = next(("/".join(parts[::2]) for parts in numbered if not _is_number(parts[2])), None)
+    if other is not None:
+        raise DataError(f"{title} has {other!r} beside samples that are numbered; save all by number, or none")
+    names = dict.fromkeys(name for name, _, _ in numbered)
+    count = max(int(number) for _, _, number in numbered) + 1
     with table.open() as reader:
         labels = reader(LABELS) if LABELS in table.headers else None
         for index in range(count):
@@ -150,6 +160,10 @@ def _ragged(table: Table, title: str) -> Iterator[Mapping[str, np.ndarray]]:
             if labels is not None:
                 sample[LABELS] = labels(1)
             yield sample
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < _DIGITS
 
 
 def _imported(text: str, title: str) -> Callable[[], Iterator[Any]]:

@@ -200,7 +200,10 @@ def _header(file: IO[bytes]) -> tuple[Header, bool]:
     version = npy.read_magic(file)
     if version not in readers:
         raise ValueError(f"version {version} of .npy is for named fields")
-    shape, fortran, dtype = readers[version](file)
+    try:
+        shape, fortran, dtype = readers[version](file)
+    except Exception as error:  # it is read as Python, which raises what it likes
+        raise ValueError(f"its header is damaged ({' '.join(str(error).split())})") from error
     return Header(dtype, shape), fortran
 
 

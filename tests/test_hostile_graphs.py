@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,43 +11,13 @@ import onnx
 import pytest
 from command import Command
 from onnx import TensorProto, helper, numpy_helper
+from small_graphs import PRODUCT, Node, behind, calling, function, network, node, value
 from tiny_models import matmul_onnx
 
 from ptq.errors import PtqError
 from ptq.model import limits
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
-
-WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3) / 8
-Node = onnx.NodeProto
-node = helper.make_node
-
-
-def value(name: str, shape: Sequence[int | str] | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def network(
-    nodes: Sequence[Node],
-    weights: dict[str, np.ndarray] | None = None,
-    inputs: Sequence[onnx.ValueInfoProto] = (value("x", ["n", 4]),),
-    outputs: Sequence[onnx.ValueInfoProto] = (value("y", ["n", 3]),),
-    functions: Sequence[onnx.FunctionProto] = (),
-    domains: Sequence[str] = (),
-) -> onnx.ModelProto:
-    """A graph from float[n,4] x to float[n,3] y, with the weight `w` (4, 3)."""
-    stored = [numpy_helper.from_array(array, name) for name, array in {"w": WEIGHT, **(weights or {})}.items()]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
-    opsets = [helper.make_opsetid("", 20), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    return helper.make_model(graph, ir_version=10, opset_imports=opsets, functions=functions)
-
-
-PRODUCT = node("MatMul", ["x", "w"], ["y"], name="product")
-
-
-def behind(nodes: Sequence[Node], **more: np.ndarray) -> onnx.ModelProto:
-    """The product of what the nodes make as `a`."""
-    return network([*nodes, node("MatMul", ["a", "w"], ["y"])], more)
 
 
 def refusal(proto: onnx.ModelProto, folder: Path) -> str:
@@ -58,19 +28,6 @@ def refusal(proto: onnx.ModelProto, folder: Path) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
-
-
-def function(name: str, *called: str) -> onnx.FunctionProto:
-    """One of x to y that calls others in a row."""
-    names = ["x", *(f"v{k}" for k in range(len(called) - 1)), "y"]
-    nodes = [node(op, [names[k]], [names[k + 1]], domain="" if op == "Relu" else "mine") for k, op in enumerate(called)]
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("mine", 1)]
-    return helper.make_function("mine", name, ["x"], ["y"], nodes, opsets)
-
-
-def calling(name: str, *functions: onnx.FunctionProto) -> onnx.ModelProto:
-    nodes = [node(name, ["x"], ["a"], domain="mine"), node("MatMul", ["a", "w"], ["y"])]
-    return network(nodes, functions=functions, domains=["mine"])
 
 
 def doubling(steps: int) -> onnx.ModelProto:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ptq.audit.audit import Audit, audit
+from ptq.audit.audit import Audit, audit, check_runs
 from ptq.audit.census import Census, census
-from ptq.audit.costs import Cost, file_bytes, float_numbers, load, peak_bytes, tensor_bits
+from ptq.audit.costs import Cost, file_bytes, float_numbers, load, peak_bytes, session_bytes, tensor_bits
 from ptq.audit.kernels import Kernel
 from ptq.audit.saturation import Saturating
 from ptq.audit.timing import Latency, Timing, latency, timings
@@ -19,11 +19,13 @@ __all__ = [
     "Timing",
     "audit",
     "census",
+    "check_runs",
     "file_bytes",
     "float_numbers",
     "latency",
     "load",
     "peak_bytes",
+    "session_bytes",
     "tensor_bits",
     "timings",
 ]

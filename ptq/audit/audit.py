@@ -73,7 +73,7 @@ def audit(
     fixed = session.batch or (None if float_session is None else float_session.batch)
     one = next(_samples(feeds, 1, fixed), None)
     try:
-        parity = _parity(quantized, session, feeds)
+        parity = _parity(quantized, session, float_session, feeds)
         speed = None if one is None or float_session is None else latency(float_session, session, one)
     except ModelError as error:
         raise AuditError(f"{quantized}: {error}") from error
@@ -148,11 +148,13 @@ def kernels_of(path: Path) -> dict[str, Kernel]:
     return find_kernels(written, optimized_graph(path))
 
 
-def _parity(path: Path, session: Session, feeds: Sequence[Feeds]) -> float | None:
+def _parity(path: Path, session: Session, reference: Session | None, feeds: Sequence[Feeds]) -> float | None:
     """The lowest signal-to-noise ratio of the outputs, optimized against as written."""
     plain = Session(path, optimize=False)
     signal, noise = np.zeros(len(session.outputs)), np.zeros(len(session.outputs))
     for batch in _samples(feeds, _SAMPLES, session.batch):
+        if reference is not None:
+            _check_finite(path, session, reference, batch)
         for k, (good, out) in enumerate(zip(plain.run(batch), session.run(batch), strict=True)):
             if good.shape != out.shape:
                 shapes = f"{list(out.shape)} when optimized and {list(good.shape)} as written"
@@ -168,6 +170,31 @@ def _parity(path: Path, session: Session, feeds: Sequence[Feeds]) -> float | Non
         return None
     ratios = np.maximum(signal[differing], np.finfo(np.float64).tiny) / noise[differing]
     return float(10 * np.log10(ratios).min())
+
+
+def check_runs(reference: Path, quantized: Path, feeds: Feeds) -> None:
+    """Run a quantized file on numbers that are no data; what they come to does not matter, if it is finite.
+
+    Raises:
+        ModelError: the float file does not run on them.
+        AuditError: the quantized file does not, or gives numbers that are not finite where those of the float one are.
+
+    """
+    float_session = Session(reference)
+    float_session.run(feeds)
+    try:
+        _check_finite(quantized, Session(quantized), float_session, feeds, skipped=0)
+    except ModelError as error:
+        raise AuditError(f"{quantized}: {error}") from error
+
+
+def _check_finite(path: Path, session: Session, reference: Session, feeds: Feeds, skipped: int = 1) -> None:
+    """Check the outputs behind the first ones, which are evaluated."""
+    names = [name for name in session.outputs[skipped:] if name in reference.outputs]
+    if names:
+        for name, good, out in zip(names, reference.run(feeds, names), session.run(feeds, names), strict=True):
+            if np.isfinite(good).all() and not np.isfinite(out).all():
+                raise AuditError(f"{path}: output {name!r} is not finite, and that of the float model is")
 
 
 def _samples(feeds: Sequence[Feeds], most: int, fixed: int | None) -> Iterator[Feeds]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ptq.audit.pieces import Arrays, Pieces, types_of
+from ptq.errors import ModelError, first_line
 
 _LOW, _HIGH = -(1 << 15), (1 << 15) - 1
 _LEAST_PAIR: Final = 129
@@ -60,8 +61,11 @@ class Saturating:
             ModelError: it does not load in pieces.
 
         """
-        model = onnx.load(path)
-        pieces = Pieces(model, types_of(model))
+        try:
+            model = onnx.load(path)
+            pieces = Pieces(model, types_of(model))
+        except Exception as error:  # protobuf's errors, the checker's and those of the inference share no base class
+            raise ModelError(f"{path} cannot be taken apart: {first_line(error)}") from error
         made = {name: node for node in model.graph.node for name in node.output}
         found = [each for node in model.graph.node if (each := _product(node, made, pieces)) is not None]
         weights = pieces.constants({each.weight for each in found})

@@ -44,6 +44,8 @@ def check_tensors(proto: onnx.ModelProto, path: Path | None) -> None:
             raise ModelFileError(f"the weight {name!r} is a sparse tensor, which is not read; export it as a dense one")
         names = Counter(tensor.name for tensor in graph.initializer)
         twice = next((name for name, count in names.items() if count > 1), None)
+        if "" in names:
+            raise ModelFileError("the model has a weight without a name; export it again")
         if twice is not None:
             raise ModelFileError(f"the model has two weights of the name {twice!r}; export it again")
     for tensor in _tensors(proto):

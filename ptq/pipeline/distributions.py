@@ -138,7 +138,8 @@ def activation_report(name: str, seen: Histogram, grid: ActivationGrid | None) -
     """A tensor on its grid, where it has one."""
     found = seen.result()
     centres = (found.edges[:-1] + found.edges[1:]) / 2
-    ends = (found.low, found.high) if found.low < found.high else (found.low, found.low + 1)
+    apart = found.high - found.low > _BINS * np.spacing(max(abs(found.low), abs(found.high)))
+    ends = (found.low, found.high) if apart else (found.low, found.low + max(1.0, abs(found.low)))
     counts, _ = np.histogram(centres.clip(*ends), _BINS, ends, weights=found.counts)
     numbers = Distribution(*ends, tuple(counts.astype(int).tolist()), () if grid is None else _thinned_grid(grid))
     if grid is None:

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-
-from calibration.contract import fixed_batch
-from ptq.errors import ModelError, OptionError, PtqError
+from ptq.errors import OptionError, PtqError
 from ptq.model.capture import CaptureOptions
 from ptq.model.save import whole_bytes
 from ptq.pipeline.calibrate import keys
@@ -18,6 +15,7 @@ from ptq.pipeline.describe import source_report
 from ptq.pipeline.job import Job
 from ptq.pipeline.manifest import versions
 from ptq.pipeline.memory import needed_bytes
+from ptq.pipeline.noise import noise_for
 from ptq.pipeline.outline import outline
 from ptq.pipeline.predict import predict
 from ptq.pipeline.ready import Ready, executions_of, get_ready
@@ -48,12 +46,6 @@ _PREDICTED: Final[tuple[dict[str, Any], ...]] = (
 )
 _SAMPLES: Final = 64
 """What predictions are for: enough to calibrate most networks with."""
-
-_OPEN_SIZE: Final = 128
-"""What an axis of any size is taken to have, but for the first, which is that of samples."""
-
-_MOST_NOISE_BYTES: Final = 1 << 32
-"""Of all samples; one of them is held."""
 
 
 def inspect(model: Any, capture: CaptureOptions, stages: Stages) -> Inspection:
@@ -109,7 +101,7 @@ def _predictions(job: Job, ready: Ready, stages: Stages) -> tuple[int, tuple[Pre
     found = []
     with stages.stage("predict", len(_PREDICTED)) as advance:
         try:
-            noise = _noise(ready)
+            noise = noise_for(ready.model, _SAMPLES)
             like = replace(job, data=noise)
             for options in _PREDICTED:
                 said = " ".join(f"--{name} {value}" for name, value in options.items())
@@ -118,30 +110,6 @@ def _predictions(job: Job, ready: Ready, stages: Stages) -> tuple[int, tuple[Pre
         except PtqError as error:
             return 0, (), (f"no prediction of time and memory, as the model does not run on noise: {error}",)
     return len(next(iter(noise.values()))), tuple(found), ()
-
-
-def _noise(ready: Ready) -> dict[str, np.ndarray]:
-    """One sample as often as is predicted for: floats as noise, integers as ones, which most tables and masks take.
-
-    Raises:
-        ModelError: the rank of an input is not known, or it takes more memory than noise is worth.
-
-    """
-    random = np.random.default_rng(0)
-    count = -(-_SAMPLES // (size := fixed_batch(ready.model.inputs) or 1)) * size
-    found = {}
-    for spec in ready.model.inputs:
-        if spec.shape is None:
-            raise ModelError(f"the rank of its input {spec.name!r} is not known")
-        shape = tuple(each if isinstance(each, int) else _OPEN_SIZE for each in spec.shape[1:])
-        dtype = np.dtype(spec.dtype)
-        if dtype.kind not in "fiub":
-            raise ModelError(f"numpy has no numbers for its input {spec}")
-        if size < 1 or dtype.itemsize * count * math.prod(shape) > _MOST_NOISE_BYTES:
-            raise ModelError(f"its input {spec} is of no size to be tried with")
-        one = random.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)
-        found[spec.name] = np.broadcast_to(one, (count, *shape))
-    return found
 
 
 def _sizes(ready: Ready, model: Any, float_bytes: int) -> Iterator[FormatSize]:

@@ -19,10 +19,10 @@ from ptq.model.capture import capture
 from ptq.model.graph import Model
 from ptq.model.sites import Site
 from ptq.model.trained import Trained, trained, without_bridges
+from ptq.pipeline.finite import check_finite
 from ptq.pipeline.job import Job
 from ptq.pipeline.memory import check_moments
 from ptq.pipeline.output import check_free, check_not_input
-from ptq.pipeline.solved import check_finite
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.steps import check_steps
 from ptq.ranges import ActivationRange

@@ -12,7 +12,6 @@ from torch import Tensor
 from calibration.observers import Moment
 from ptq import formats, heap
 from ptq.cache import Kept, Store
-from ptq.errors import ModelError
 from ptq.ladder import Ladder
 from ptq.lowering import Execution
 from ptq.method import Method
@@ -20,6 +19,7 @@ from ptq.model.graph import Model
 from ptq.model.sites import Site
 from ptq.pipeline.calibrate import Statistics
 from ptq.pipeline.distributions import Shown, shown
+from ptq.pipeline.finite import check_matrix
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
 from ptq.ranges import affine
@@ -124,25 +124,9 @@ def matrix_of(model: Model, site: Site) -> Tensor:
         ModelError: it has numbers that no format holds.
 
     """
-    array = model.matrix(site)
-    if not np.isfinite(array).all():
-        raise ModelError(
-            f"the weight {site.weight!r} of {site.name} has NaN or infinite numbers, which no quantization keeps; "
-            f"repair the model, or give --keep-float for this layer"
-        )
-    return torch.from_numpy(np.require(array, np.float32, ("C", "W")))
-
-
-def check_finite(model: Model, plan: Plan) -> None:
-    """Refuse weights that no format holds before anything runs; those that stay in files, when they are read.
-
-    Raises:
-        ModelError: one of a layer that is to be quantized is NaN or infinite.
-
-    """
-    for site in model.sites:
-        if plan.methods[site.name] is not None and not model.is_streamed(site.weight):
-            matrix_of(model, site)
+    array = np.require(model.matrix(site), np.float32, ("C", "W"))
+    check_matrix(site, array)
+    return torch.from_numpy(array)
 
 
 def solved_sites(given: Given, stages: Stages) -> dict[str, Solved]:

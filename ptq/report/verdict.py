@@ -12,6 +12,9 @@ from ptq.report.portability import Portability
 LEAST_PARITY_DB = 15.0
 """Optimized against unoptimized output; rounding flips alone bring deep networks near 25 dB."""
 
+LEAST_WEIGHT_DB = 1.0
+"""Of weights against what they became, which is 0 where all became zero; two bits leave them 5 and more."""
+
 MEANT_INTEGER = frozenset({"static", "dynamic", "blocks"})
 """Executions that are worth their loss only in integer kernels."""
 
@@ -43,6 +46,10 @@ def _warnings(report: Report, max_drop: float) -> Iterator[str]:
     seized = [layer for layer in report.layers if layer.execution == "float" and layer.integer]
     if seized:
         yield f"ONNX Runtime quantizes what was to stay float: {_named(seized)}; keep its neighbours float too"
+    lost = [layer for layer in quantized if layer.weight_sqnr_db is not None and layer.weight_sqnr_db < LEAST_WEIGHT_DB]
+    if lost:
+        shown = ", ".join(layer.site for layer in lost[:3])
+        yield f"{len(lost)} of {len(quantized)} layers have nothing left of their weights: {shown}; give another format"
     yield from _of_file(report, integer=bool(meant))
     yield from _of_accuracy(report, max_drop)
     yield from _of_others(report.portability, report.accuracy, max_drop)
