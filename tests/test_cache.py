@@ -17,6 +17,7 @@ from small_folder import Folder
 
 from ptq import formats
 from ptq.cache import Store, held, opened
+from ptq.cache.locks import earliest
 from ptq.cache.encoding import Encoder, decoded, fingerprint
 from ptq.errors import CacheError, OutputError
 from ptq.formats.lloyd import LloydFormat
@@ -137,6 +138,19 @@ def test_an_output_has_one_run(tmp_path: Path) -> None:
             pass
     with held(tmp_path / "model.onnx", tmp_path):
         pass
+
+
+def test_a_run_may_end_while_another_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with held(None, tmp_path):
+        (path,) = (tmp_path / "runs").iterdir()
+        began = path.stat().st_mtime
+
+        def flock(*_: object) -> None:
+            path.unlink()
+            raise BlockingIOError
+
+        monkeypatch.setattr("fcntl.flock", flock)
+        assert earliest(tmp_path) == began
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -113,7 +114,7 @@ def is_whole(content: bytes, drawn: Drawn, options: Options) -> None:
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_files_are_whole_and_the_same_each_time(pytestconfig: pytest.Config, count: int) -> None:
+def test_files_are_whole_and_the_same_each_time(pytestconfig: pytest.Config, cache: Path, count: int) -> None:
     def check(drawn: Drawn, options: Options) -> None:
         given_bytes = drawn.model.SerializeToString()
         if not has_layers(drawn):
@@ -122,6 +123,7 @@ def test_files_are_whole_and_the_same_each_time(pytestconfig: pytest.Config, cou
             return
         content = library.quantize(drawn.model, drawn.feeds, **options).content
         is_whole(content, drawn, options)
+        shutil.rmtree(cache)
         assert library.quantize(drawn.model, drawn.feeds, **options).content == content
         assert drawn.model.SerializeToString() == given_bytes
 

@@ -56,9 +56,10 @@ def earliest(folder: Path) -> float:
     for path in (folder / _FOLDER).glob("*") if fcntl is not None else ():
         try:
             with path.open("r") as file:
+                began = os.fstat(file.fileno()).st_mtime  # now, as it may end, and its file be gone, any time
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            found.append(path.stat().st_mtime)
+            found.append(began)
         except OSError:
             continue
     return min(found)
