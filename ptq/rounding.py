@@ -162,11 +162,16 @@ def _by_table(fmt: Format, *, away: bool) -> Callable[[Tensor], Tensor]:
     search = _by_search(fmt, away=away)
 
     def from_table(x: Tensor) -> Tensor:
-        many = x.dtype == torch.float32 and x.numel() >= _MANY
-        buckets = _buckets(fmt, x.device, away=away) if many else None
+        buckets = _buckets(fmt, x.device, away=away) if _suits_buckets(x) else None
         return search(x) if buckets is None else buckets.rounded(x)
 
     return from_table
+
+
+def _suits_buckets(x: Tensor) -> bool:
+    """Whether there are many float32 numbers, and nobody follows them who knows nothing of bits."""
+    followed = torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled())
+    return x.dtype == torch.float32 and x.numel() >= _MANY and not followed
 
 
 def _by_search(fmt: Format, *, away: bool) -> Callable[[Tensor], Tensor]:

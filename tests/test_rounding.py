@@ -19,6 +19,7 @@ from ptq.errors import OptionError
 from ptq.formats import Format
 from ptq.formats.minifloat import FLOAT16
 from ptq.rounding import Rounding, round_to
+from ptq.rounding import nearest as nearest_to
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,15 @@ def test_many_floats_are_rounded_as_they_are_in_float64(fmt: Format, mode: Round
     assert torch.equal(many.isnan(), x.isnan())
     assert torch.equal(many.nan_to_num(), one_by_one.nan_to_num())
     assert torch.equal(many.signbit()[~x.isnan()], one_by_one.signbit()[~x.isnan()])
+
+
+def test_many_floats_can_be_traced_and_differentiated() -> None:
+    x, rounded = torch.linspace(-9, 9, 5000), nearest_to(formats.get("nf4"))
+    compiled = torch.compile(rounded, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), rounded(x))
+    followed = x.clone().requires_grad_()
+    rounded(followed).sum().backward()
+    assert followed.grad is not None
 
 
 @given(st.sampled_from(ALL), st.floats(-300, 300, width=32), st.sampled_from(list(NEAREST)))
