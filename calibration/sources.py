@@ -20,6 +20,7 @@ from calibration.stored import NumpyFile, SafetensorsFile, reading
 from calibration.tables import ONLY, Arrays, Table
 from ptq.errors import DataError
 
+_MOST_UNPACKED = 1 << 28
 _DIGITS = 10
 """Of the number of a sample, less than these."""
 
@@ -120,9 +121,20 @@ def _is_npz(path: Path) -> bool:
         return all(name.endswith(".npy") for name in archive.namelist())
 
 
+def _unpacked_bytes(path: Path) -> int:
+    """What the compressed members of an archive claim to come to."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(each.file_size for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED)
+
+
 def _read_torch(path: Path, title: str) -> Mapping[str, np.ndarray]:
     import torch
 
+    unpacked = _unpacked_bytes(path) if zipfile.is_zipfile(path) else 0
+    if unpacked > _MOST_UNPACKED:
+        raise DataError(
+            f"{title} unpacks to {unpacked >> 20} MiB, and torch leaves tensors uncompressed; save it again with torch"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of how it was pickled

@@ -42,7 +42,7 @@ class InputSpec:
         dtype = match["dtype"] or "float32"
         try:
             dtype = np.dtype(dtype).name
-        except TypeError:
+        except (TypeError, ValueError, SyntaxError):  # names are read as Python
             raise OptionError(
                 f"--input {text!r} has the unknown dtype {dtype!r}; use a numpy name like float32"
             ) from None

@@ -17,6 +17,7 @@ from calibration.tables import ONLY, Header, Take, slices
 from ptq.errors import DataError
 
 _READ_BYTES = 1 << 18
+_MUCH_BYTES, _MOST_TIMES = 1 << 30, 200
 _BROKEN = (OSError, zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, RuntimeError)
 """What the readers of files raise; RuntimeError is zipfile's for what is encrypted or compressed in an unknown way."""
 
@@ -52,6 +53,8 @@ class NumpyFile(_File):
         super().__init__(path, title)
         self._zipped = zipped
         self.headers: Mapping[str, Header] = {}
+        with reading(title):
+            self._check_unpacked()
         with reading(title), self._members() as (names, member):
             self.headers = {name: self._checked(name, *member(name)) for name in names}
 
@@ -86,6 +89,18 @@ class NumpyFile(_File):
                 return archive.open(info), info.file_size
 
             yield [each.removesuffix(".npy") for each in archive.namelist()], member
+
+    def _check_unpacked(self) -> None:
+        """Refuse an archive that a few bytes make go on for hours; only masks are packed so well, and take little."""
+        if not self._zipped:
+            return
+        with zipfile.ZipFile(self.path) as archive:
+            claimed, size = sum(info.file_size for info in archive.infolist()), self.path.stat().st_size
+        if claimed > max(_MUCH_BYTES, _MOST_TIMES * size):
+            raise DataError(
+                f"{self.title} unpacks to {claimed / 1e9:.1f} GB, {claimed // size} times its size; if that is meant, "
+                f"save it uncompressed"
+            )
 
     def _checked(self, name: str, file: IO[bytes], size: int) -> Header:
         with file:
@@ -204,6 +219,8 @@ def _header(file: IO[bytes]) -> tuple[Header, bool]:
         shape, fortran, dtype = readers[version](file)
     except Exception as error:  # it is read as Python, which raises what it likes
         raise ValueError(f"its header is damaged ({' '.join(str(error).split())})") from error
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its header is damaged (the shape is {shape})")
     return Header(dtype, shape), fortran
 
 

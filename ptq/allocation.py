@@ -218,7 +218,8 @@ def _share(ladder: Ladder, effect: float) -> NDArray[np.float64]:
     whole = error[ladder.base].sum()
     if whole == 0:
         whole, effect = float(ladder.power.double().sum()) or 1.0, 1.0
-    part: NDArray[np.float64] = error / whole * effect
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused where it is used
+        part: NDArray[np.float64] = error / whole * effect
     return part
 
 

@@ -249,7 +249,9 @@ def test_image_options_that_make_no_sense(wrong: tuple[Any, ...]) -> None:
         ImageOptions(*wrong)
 
 
-@pytest.mark.parametrize("text", ["", "x:floaty", "x:float32[0]", "x:float32[1,-2]", "x:float32[1", "[3]"])
+@pytest.mark.parametrize(
+    "text", ["", "x:floaty", "x:03", "x:U99999999999999", "x:float32[0]", "x:float32[1,-2]", "x:float32[1", "[3]"]
+)
 def test_specs_that_make_no_sense(text: str) -> None:
     with pytest.raises(OptionError, match="--input"):
         InputSpec.parse(text)

@@ -94,7 +94,7 @@ def _from_file(path: Path, options: CaptureOptions, example: Mapping[str, np.nda
     if kind is Kind.EXPORTED_PROGRAM:
         loaded = programs.load_program(path, trusted=options.trust_pickle)
     elif kind is Kind.TORCHSCRIPT:
-        loaded = checkpoints.load_script(path)
+        loaded = checkpoints.load_script(path, trusted=options.trust_pickle)
     elif weights:
         loaded = checkpoints.load_state(path, safetensors=kind is Kind.SAFETENSORS)
     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +20,29 @@ if TYPE_CHECKING:
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _PARALLEL = "module."
 _SHOWN = 3
+_OUTWARD = re.compile(rb"\b(save|from_file|load_tensor|rpc_(a?sync|remote))\b")
+"""Of the operators that TorchScript has, those that read or write files by name, or call other processes."""
+
 _STEP = ".low_bit_step"
 """How the name of a buffer ends that `ptq.training.convert` gives layers."""
 
 
-def load_script(path: Path) -> nn.Module:
-    """The TorchScript module in a file; its code runs in torch's interpreter, not in Python's."""
+def load_script(path: Path, *, trusted: bool) -> nn.Module:
+    """The TorchScript module in a file; its code runs in torch's interpreter, which has operators for files.
+
+    Raises:
+        UntrustedPickleError: the code may read or write files, or call others, and the file is not trusted.
+        ModelFileError: the file is damaged.
+
+    """
     import torch
 
+    outward = None if trusted else _reaching_out(path)
+    if outward is not None:
+        raise UntrustedPickleError(
+            f"{path} holds TorchScript whose code reaches out of the model ({outward}), and running it would do so; "
+            f"export the model again, or give --trust-pickle if you made the file"
+        )
     try:
         with quiet():
             module: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
@@ -34,6 +51,19 @@ def load_script(path: Path) -> nn.Module:
             f"{path} holds TorchScript that cannot be read ({first_line(error)}); save it again"
         ) from error
     return module
+
+
+def _reaching_out(path: Path) -> str | None:
+    """The first name in the code of an archive that is one of an operator for files or other processes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            code = (archive.read(member) for member in archive.namelist() if member.endswith(".py"))
+            found = next(filter(None, map(_OUTWARD.search, code)), None)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ModelFileError(
+            f"{path} holds TorchScript that cannot be read ({first_line(error)}); save it again"
+        ) from error
+    return None if found is None else found[0].decode()
 
 
 def load_pickled(path: Path, *, trusted: bool) -> Any:

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from ptq.errors import ModelError
+from ptq.errors import ModelError, first_line
 from ptq.model import fills, idioms
 from ptq.model.validity import opset_of
 
@@ -25,6 +25,9 @@ TARGET_OPSET = 21
 
 _IR_VERSIONS = {21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13}
 _FOLD_LIMIT = 1 << 31
+
+_OWN_DOMAIN = "ai.onnx"
+"""Another name of the domain that has none."""
 
 _MOST_FOLLOWED = 1 << 16
 _FOLLOWED = frozenset({"Add", "Cast", "Gather", "Identity", "Mul", "Slice", "Squeeze", "Sub", "Unsqueeze"})
@@ -48,8 +51,9 @@ def prepare(model: ir.Model) -> ir.Model:
     _own_constants(prepared)
     with _quiet():
         passes.RemoveInitializersFromInputsPass()(prepared)
-        if prepared.functions:
-            passes.InlinePass()(prepared)
+        _inline(prepared)
+        prepared.opset_imports[""] = opset
+        prepared.opset_imports.pop(_OWN_DOMAIN, None)
         if opset < TARGET_OPSET:
             prepared = _convert(prepared, opset)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
@@ -73,25 +77,41 @@ def _own_constants(model: ir.Model) -> None:
             )
 
 
+def _inline(model: ir.Model) -> None:
+    """Write functions into the graph that calls them."""
+    if not model.functions:
+        return
+    try:
+        passes.InlinePass()(model)
+    except Exception as error:  # of the versions, attributes and inputs of functions
+        raise ModelError(
+            f"the functions of the model cannot be written into its graph ({first_line(error)}); export it without"
+        ) from error
+
+
+def _reread(model: ir.Model, proto: onnx.ModelProto) -> ir.Model:
+    """A model that became another as a protobuf, which does not say in which folder weights are."""
+    found = ir.from_proto(proto)
+    for name, value in found.graph.initializers.items():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = model.graph.initializers[name].const_value
+    return found
+
+
 def _convert(model: ir.Model, opset: int) -> ir.Model:
     """Raise the opset to the target: onnxscript's converter knows 18 and up, ONNX's own the older ones."""
     import onnxscript.version_converter
 
-    if opset < 18:
-        model.ir_version = max(model.ir_version, 4)  # an older one promises that initializers are inputs too
-        try:
-            proto = onnx.version_converter.convert_version(ir.to_proto(model), 18)
-        except (RuntimeError, onnx.version_converter.ConvertError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(
-                f"opset {opset} of the model cannot be raised to {TARGET_OPSET}: {reason}; export it with opset 20"
-            ) from error
-        stored = {name: value.const_value for name, value in model.graph.initializers.items()}
-        model = ir.from_proto(proto)
-        for name, value in model.graph.initializers.items():
-            if isinstance(value.const_value, ir.ExternalTensor):  # the folder is not in the protobuf
-                value.const_value = stored[name]
-    onnxscript.version_converter.convert_version(model, TARGET_OPSET)
+    try:
+        if opset < 18:
+            model.ir_version = max(model.ir_version, 4)  # an older one promises that initializers are inputs too
+            model = _reread(model, onnx.version_converter.convert_version(ir.to_proto(model), 18))
+        onnxscript.version_converter.convert_version(model, TARGET_OPSET)
+    except Exception as error:  # the converters', and those of what they are made of
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"opset {opset} of the model cannot be raised to {TARGET_OPSET}: {said}; export it with opset 20"
+        ) from error
     return model
 
 

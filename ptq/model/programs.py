@@ -52,7 +52,9 @@ _FUNCTION = re.compile(
 )
 _ATTRIBUTE = re.compile(r"(math|torch)\.[a-z_]\w*|.*\.(size|stride|storage_offset)")
 _WORD = re.compile(r"(?!.*__)[\w.+-]*")
-_OPERATOR = re.compile(r"torch\.ops\.(?!load_library)\w+\.\w+(\.\w+)?|torch\.(sym_|_sym_|_check)\w*|(?!torch\b).*")
+_OPERATOR = re.compile(
+    r"torch\.ops\.(?!load_library)\w+\.(?!(?:from_file|save|load_tensor)\b)\w+(\.\w+)?|torch\.(sym_|_sym_|_check)\w*|(?!torch\b).*"
+)
 
 
 def load_program(path: Path, *, trusted: bool) -> ExportedProgram:

@@ -64,15 +64,17 @@ class Session:
             source, self._held = _handed_over(source, options)
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors share no base class
+            inputs = {value.name: value.shape for value in self._session.get_inputs()}
+            outputs = {value.name: value.type for value in self._session.get_outputs()}
+        except Exception as error:  # ONNX Runtime's errors share no base class; names may be no text
             raise ModelError(f"ONNX Runtime {ort.__version__} does not load the graph: {_line(error)}") from error
         self._limited = limits.has_loops(Path(source) if isinstance(source, str) else source)
-        self.inputs = tuple(value.name for value in self._session.get_inputs())
-        self.outputs = tuple(value.name for value in self._session.get_outputs() if _NUMBERS.match(value.type))
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(name for name, kind in outputs.items() if _NUMBERS.match(kind))
         """Those that are tensors of numbers; others are nothing to compare."""
         if not self.outputs:
             raise ModelError("no output of the graph is a tensor of numbers, to tell what it computes; add one")
-        self.batch = _batch([value.shape for value in self._session.get_inputs()])
+        self.batch = _batch([*inputs.values()])
         """The size of the first axis when every batch must have it, else None."""
 
     def end_profiling(self) -> Path:

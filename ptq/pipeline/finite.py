@@ -38,7 +38,8 @@ def check_matrix(site: Site, matrix: np.ndarray) -> None:
 
     """
     step = max(_AT_ONCE // site.columns, 1)
-    sums = [np.abs(matrix[k : k + step]).sum(1, dtype=np.float64).max() for k in range(0, len(matrix), step)]
+    with np.errstate(invalid="ignore"):
+        sums = [np.abs(matrix[k : k + step]).sum(1, dtype=np.float64).max() for k in range(0, len(matrix), step)]
     largest = max(sums, key=lambda each: np.inf if np.isnan(each) else each)
     if not largest <= _MOST_SUM:
         wrong = "rows whose sums overflow float32" if np.isfinite(largest) else "NaN or infinite numbers"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 30
-"""Of wall time, for a run; one that takes longer hangs."""
+SECONDS, WAITING_SECONDS = 20, 120
+"""Of processor time, and of all time on a machine that may be busy, for a run; one that takes longer hangs."""
 
 MEMORY_BYTES = 3 << 30
 """That a run may add to what it begins with, which is several times what the files here need."""
@@ -55,7 +55,8 @@ class Outcome:
         told = self.err[-2000:]
         one_line = self.err.startswith("ptq: ") and self.err.endswith("\n") and self.err.count("\n") == 1
         if self.signal:
-            return f"it takes over {SECONDS} s" if self.signal == signal.SIGALRM else f"signal {self.signal} ends it"
+            slow = self.signal in (signal.SIGALRM, signal.SIGXCPU)
+            return f"it takes over {SECONDS} s" if slow else f"signal {self.signal} ends it"
         if self.code == UNLOADABLE:
             return f"what it wrote does not load: {told}"
         if self.code not in (0, 1, 2):
@@ -112,8 +113,9 @@ def _work(work: Callable[[], int], streams: Sequence[Path]) -> None:
     try:
         for number, path in enumerate(streams, 1):
             os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it ends what is not in Python, too
-        signal.alarm(SECONDS)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # these end what is not in Python, too
+        signal.alarm(WAITING_SECONDS)
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
         most = _address_space() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

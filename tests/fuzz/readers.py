@@ -148,6 +148,7 @@ def by_atheris(name: str, folder: Path, seconds: int) -> None:
         f"-max_total_time={seconds}",
         "-max_len=65536",
         "-rss_limit_mb=4096",
+        f"-artifact_prefix={folder}/",
         "-timeout=20",
     ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: checked(read, data))
