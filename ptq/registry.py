@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from types import ModuleType
 from typing import TypeVar
 
@@ -24,21 +23,20 @@ class Modules(Mapping[str, ModuleType]):
         self._package = package
 
     def __getitem__(self, name: str) -> ModuleType:
-        if name not in self._names:
+        if name not in self._names():
             raise KeyError(name)
         return importlib.import_module(f"{self._package}.{name.replace('-', '_')}")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._names())
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._names())
 
-    @cached_property
-    def _names(self) -> tuple[str, ...]:
+    def _names(self) -> list[str]:
         path = importlib.import_module(self._package).__path__
         names = (found.name for found in pkgutil.iter_modules(path) if not found.name.startswith("_"))
-        return tuple(sorted(name.replace("_", "-") for name in names))
+        return sorted(name.replace("_", "-") for name in names)
 
 
 def get(kind: str, name: str, known: Mapping[str, T]) -> T:

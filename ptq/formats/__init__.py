@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
@@ -71,7 +70,7 @@ class Format:
         """Whether there is a negative zero besides, as in most floats; the table has one zero in any case."""
         return False
 
-    @cached_property
+    @property
     def step(self) -> float:
         """The largest number that all others are multiples of."""
         ratios = [value.as_integer_ratio() for value in self.values if value]
