@@ -214,7 +214,6 @@ def opened(about: str = "") -> Store:
         CacheError: it cannot be made, or the environment says no size.
 
     """
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptq"
     said = os.environ.get(BOUND) or str(_USUAL_BOUND)
     try:
         most = float(said)
@@ -222,7 +221,15 @@ def opened(about: str = "") -> Store:
         most = -1.0
     if not 0 <= most < float("inf"):
         raise CacheError(f"{BOUND}={said} is no number of gigabytes; give for example {BOUND}=10")
-    return Store(Path(os.environ.get(FOLDER) or usual), int(most * 1e9), about)
+    return Store(_folder(), int(most * 1e9), about)
+
+
+def _folder() -> Path:
+    said, shared = os.environ.get(FOLDER), os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(said) if said else Path(shared or Path.home() / ".cache") / "ptq"
+    except RuntimeError as error:  # nobody says where this user is at home
+        raise CacheError(f"there is no home folder for the cache; name a folder by {FOLDER}") from error
 
 
 @cache

@@ -26,7 +26,7 @@ _SLOW_PARTS = {
     "ptq.audit.timing": {"_ROUNDS": 1, "_WARM_RUNS": 0, "_LEAST_ROUND_SECONDS": 0.0},
     "ptq.model.limits": {"MOST_SECONDS": 3.0},
     "ptq.pipeline.compare": {"peak_bytes": lambda *_: 1 << 20},
-    "ptq.pipeline.describe": {"portability": lambda *_: None},
+    "ptq.pipeline.describe": {"portability": lambda *_: (None, ())},
     "ptq.pipeline.predict": {"_ENOUGH_SECONDS": 0.0},
 }
 """What measures for a time, and has nothing to do with what a file holds."""
