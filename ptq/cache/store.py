@@ -164,7 +164,8 @@ class Store:
         going = earliest(self.folder)
         for path in self.folder.glob(f"??/*{_UNFINISHED}"):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE_SECONDS or most_bytes == 0:
+                begun = path.stat().st_mtime
+                if begun < going and (most_bytes == 0 or time.time() - begun > _STALE_SECONDS):
                     path.unlink()
         held = []
         for path in self.folder.glob(f"??/*{_SUFFIX}"):
