@@ -17,8 +17,8 @@ from small_folder import Folder
 
 from ptq import formats
 from ptq.cache import Store, held, opened
-from ptq.cache.locks import earliest
 from ptq.cache.encoding import Encoder, decoded, fingerprint
+from ptq.cache.locks import earliest
 from ptq.errors import CacheError, OutputError
 from ptq.formats.lloyd import LloydFormat
 from ptq.ladder import Ladder
