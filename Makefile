@@ -31,7 +31,7 @@ test: $(VENV)/.installed-dev  ## run the tests (under 5 minutes on 2 cores)
 slow: $(VENV)/.installed-dev  ## run the tests that are marked slow
 	$(PYTEST) -m slow
 
-long: $(VENV)/.installed-dev  ## run the tests of large models, killed runs and hostile input, which .ci/run runs too
+long: $(VENV)/.installed-dev  ## run the tests of large models, killed runs and hostile input
 	$(PYTEST) -m long
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter
