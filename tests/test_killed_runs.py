@@ -63,6 +63,7 @@ def test_killed_at_a_few_moments(folder: Folder) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_killed_at_fifty_moments(folder: Folder) -> None:
     killed_again_and_again(folder, DIGITS / "model.pt", DIGITS / "calib.npz", 50)
 
