@@ -1,7 +1,7 @@
 """Running statistics of tensors: what they need to keep does not grow with the number of samples.
 
-Every observer is a monoid: `add` and `merge` may come in any order and any split and give the same statistics, exactly
-for ranges and histograms, up to the rounding of float64 sums for moments.
+Every observer is a monoid: `add` and `merge` may come in any order and any split and give the same statistics, to the
+last bit for ranges and histograms, and for sums within the limits that `Moments` and `Mean` name.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ MOST_BINS = 2048
 _LEAST_EXPONENT = -1000
 _SAFE_EXPONENT = 100
 """Up to here scaling by a power of two is exact in float32."""
+
+_KEPT_BITS = 26
+_BLOCK_ELEMENTS = 1 << 17
+"""What caches hold of a second moment."""
 
 
 @dataclass
@@ -145,7 +149,13 @@ class Moment:
 
 @dataclass
 class Moments:
-    """Sums of `x x^T` and `x` over vectors `x`."""
+    """Sums of `x x^T` and `x` over vectors `x`.
+
+    What a batch adds is first rounded to `_KEPT_BITS` below the largest that it could be by the diagonal of its gram,
+    which is finer than what float32 knows of it. The float64 sums of such numbers are exact, so that their order does
+    not matter, until the number of batches times the ratio between the largest and the smallest mean square of an input
+    in a batch comes to `2 ** (51 - _KEPT_BITS)`; behind that they are rounded as usual, by 1 in `2 ** 53`.
+    """
 
     gram: Tensor | None = None
     total: Tensor | None = None
@@ -158,12 +168,18 @@ class Moments:
         if not gram.diagonal(dim1=-2, dim2=-1).isfinite().all():  # squares overflow long before the numbers do
             vectors = vectors.double()
             gram = vectors.transpose(1, 2) @ vectors
-        self._accumulate(gram, vectors.sum(1).double(), vectors.shape[1])
+        ends = _power_of_two_above(gram.diagonal(dim1=-2, dim2=-1).sqrt())
+        count = torch.tensor(vectors.shape[1])
+        sums = _rounded(vectors.sum(1).double(), ends * _power_of_two_above(count.sqrt()))
+        self._add(gram, ends, sums, vectors.shape[1])
 
     def merge(self, other: Moments) -> None:
         """See what another has seen."""
         if other.gram is not None and other.total is not None:
-            self._accumulate(other.gram, other.total, other.count)
+            gram, total = self._sums(*other.gram.shape[:2])
+            gram += other.gram
+            total += other.total
+            self.count += other.count
 
     def result(self) -> Moment:
         """The means.
@@ -178,31 +194,62 @@ class Moments:
             raise DataError("the activations are not finite; check the data and the model")
         return Moment(self.gram / self.count, self.total / self.count, self.count)
 
-    def _accumulate(self, gram: Tensor, total: Tensor, count: int) -> None:
-        if self.gram is None or self.total is None:
-            self.gram, self.total = torch.zeros_like(gram, dtype=torch.float64), torch.zeros_like(total)
-        self.gram += gram
-        self.total += total
+    def _add(self, found: Tensor, ends: Tensor, sums: Tensor, count: int) -> None:
+        gram, total = self._sums(*ends.shape)
+        step = -(-_BLOCK_ELEMENTS // max(ends.numel(), 1))
+        for start in range(0, ends.shape[1], step):
+            rows = slice(start, start + step)
+            gram[:, rows] += _rounded(found[:, rows].double(), ends[:, rows, None] * ends[:, None])
+        total += sums
         self.count += count
+
+    def _sums(self, groups: int, columns: int) -> tuple[Tensor, Tensor]:
+        if self.gram is None or self.total is None:
+            self.gram = torch.zeros((groups, columns, columns), dtype=torch.float64)
+            self.total = torch.zeros((groups, columns), dtype=torch.float64)
+        return self.gram, self.total
+
+
+def _power_of_two_above(values: Tensor) -> Tensor:
+    """Powers of two that are not below the values, float64."""
+    exponents = torch.frexp(values.double()).exponent
+    return torch.ldexp(torch.ones_like(values, dtype=torch.float64), exponents)
+
+
+def _rounded(values: Tensor, ends: Tensor) -> Tensor:
+    """Numbers of float64 within powers of two, rounded to multiples of those times `2 ** -_KEPT_BITS`; in place."""
+    shift = ends * (1.5 * 2.0 ** (52 - _KEPT_BITS))  # of a sum with it, the last bit is worth just that
+    return values.add_(shift).sub_(shift)
 
 
 @dataclass
 class Mean:
-    """The mean of vectors, from means over parts of them."""
+    """The mean of vectors, from means over parts of them.
+
+    The sum is of twice the bits of float64, `total + rest`, so that the mean is the same in whatever order they came,
+    but for one rounding in about `2 ** 50`.
+    """
 
     total: Tensor | None = None
+    rest: Tensor | None = None
     weight: float = 0.0
 
     def add(self, mean: Tensor, weight: float) -> None:
         """See a mean `(n,)` of so many vectors."""
-        part = mean.double() * weight
-        self.total = part if self.total is None else self.total + part
-        self.weight += weight
+        total = mean.double() * weight
+        self.merge(Mean(total, torch.zeros_like(total), weight))
 
     def merge(self, other: Mean) -> None:
         """See what another has seen."""
-        if other.total is not None:
-            self.add(other.total / other.weight, other.weight)
+        if other.total is None or other.rest is None:
+            return
+        if self.total is None or self.rest is None:
+            self.total, self.rest = torch.zeros_like(other.total), torch.zeros_like(other.rest)
+        total = self.total + other.total
+        mine = total - other.total  # as it is in the sum; what is lost of both is exact (Knuth, TAOCP 4.2.2)
+        self.rest += (self.total - mine) + (other.total - (total - mine)) + other.rest
+        self.total = total
+        self.weight += other.weight
 
     def result(self) -> Tensor:
         """The mean, float64.
@@ -211,9 +258,9 @@ class Mean:
             DataError: nothing was seen, or it was not finite.
 
         """
-        if self.total is None or not self.total.isfinite().all():
+        if self.total is None or self.rest is None or not self.total.isfinite().all():
             raise DataError("the activations are missing or not finite; check the data and the model")
-        return self.total / self.weight
+        return (self.total + self.rest) / self.weight
 
 
 @dataclass

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from threading import Event
 from types import FrameType
 
 import click
@@ -22,12 +24,14 @@ from cli.interrupt import ends_soon
 from cli.quantize import quantize
 from cli.recipes import recipes
 from cli.sweep import sweep
-from ptq.errors import PtqError
+from ptq.errors import DistributedError, OptionError, PtqError
+from ptq.ranks import Ranks, asked_for, ranks
 
 USAGE_EXIT, INTERRUPTED_EXIT = 2, 130
 _INTERRUPTED = "interrupted; nothing was written, and what was finished is kept: the same command goes on from there"
 _OUT_OF_MEMORY = "out of memory; nothing was written, use a machine with more or a smaller model"
 _TORCH_OUT_OF_MEMORY = "can't allocate memory"
+_SAID = Event()
 _LONGEST = 2000
 """Characters of an error; names in models may be of any length."""
 
@@ -40,6 +44,8 @@ def commands() -> None:
     Exit codes: 0 done, 1 the model, data or output is at fault, 2 an option is, 3 a warning under --strict,
     130 interrupted.
     """
+    if ranks().size > 1 and click.get_current_context().invoked_subcommand != quantize.name:
+        raise OptionError("only ptq quantize works with several processes; start this command without torchrun")
 
 
 commands.add_command(quantize)
@@ -57,15 +63,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # read when torch is loaded. Threads that wait actively keep those they wait for from running when other processes
     # want the cores too: rounding MiniLM beside two busy ones took 117 s, and takes 9 s so
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if asked_for():  # so is this: of ranks that are gone we say it ourselves, in one line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     signal.signal(signal.SIGTERM, _interrupt)
     with ends_soon(_give_up):
         code = _run(None if arguments is None else list(arguments))
     sys.exit(code)
 
 
-def _run(arguments: list[str] | None) -> int:  # noqa: PLR0911  (one for each kind of error)
+def _run(arguments: list[str] | None) -> int:
+    with ExitStack() as stack:  # which ends when the errors of what is inside were told to the other ranks
+        return _command(arguments, stack)
+
+
+def _command(arguments: list[str] | None, stack: ExitStack) -> int:  # noqa: PLR0911  (one for each kind of error)
     try:
+        if asked_for():
+            from ptq.distributed import joined
+
+            stack.enter_context(joined())
         code = commands.main(arguments, prog_name="ptq", standalone_mode=False)
+    except DistributedError as error:
+        return _ended(ranks(), str(error))
     except PtqError as error:
         return _fail(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -74,7 +93,7 @@ def _run(arguments: list[str] | None) -> int:  # noqa: PLR0911  (one for each ki
     except click.ClickException as error:
         return _fail(error.format_message(), USAGE_EXIT)
     except (click.Abort, KeyboardInterrupt):
-        return _fail(_INTERRUPTED, INTERRUPTED_EXIT)
+        return _interrupted()
     except MemoryError:
         return _fail(_OUT_OF_MEMORY, 1)
     except RuntimeError as error:
@@ -93,15 +112,34 @@ def _fail(message: str, code: int) -> int:
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(message.split()))
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
-    click.echo(f"ptq: {line}", err=True)
+    if ranks().tell(line):
+        click.echo(f"ptq: {line}", err=True)
     return code
+
+
+def _ended(here: Ranks, message: str) -> int:
+    """Say that another rank ended the run, where no other one does; this one may be interrupted meanwhile."""
+    if here.speaks() and not _SAID.is_set():
+        _SAID.set()
+        click.echo(f"ptq: {message}", err=True)
+    return DistributedError.exit_code
+
+
+def _interrupted() -> int:
+    """Say that the user ended the run, or which rank did, whereupon all others are interrupted."""
+    here = ranks()
+    ended = here.ended()
+    if ended is None:
+        return _fail(_INTERRUPTED, INTERRUPTED_EXIT)
+    code = _ended(here, ended)
+    return INTERRUPTED_EXIT if ended.endswith(_INTERRUPTED) else code
 
 
 def _give_up() -> None:
     """End the process in the middle of a call that does not come back; files that pass are removed as usual."""
-    _fail(_INTERRUPTED, INTERRUPTED_EXIT)
+    code = _interrupted()
     atexit._run_exitfuncs()
-    os._exit(INTERRUPTED_EXIT)
+    os._exit(code)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

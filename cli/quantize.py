@@ -70,7 +70,8 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     ptq quantize model.pt --data calib.npz --eval eval.npz -o model.int4.onnx
     """
     from cli.progress import Progress
-    from ptq.pipeline import Job, Size, preview, run
+    from ptq.pipeline import Job, Size, Stages, assist, preview, run
+    from ptq.ranks import ranks
     from ptq.recipe import AUTO, Recipe, asked
     from ptq.report import Report
 
@@ -92,6 +93,10 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
         max_drop,
         None if target_size is None else Size.parse(target_size),
     )
+    if ranks().rank:
+        if not dry_run:
+            assist(job, recipe, Stages())
+        return 0
     progress = Progress()
     with _showing_trials(progress), progress:
         done = preview(job, recipe, progress) if dry_run else run(job, recipe, progress).report

@@ -60,6 +60,14 @@ class CacheError(PtqError, OSError):
     """A folder for what runs have found out that cannot be used."""
 
 
+class DistributedError(PtqError, RuntimeError):
+    """Another process that was to work with this one and is not there."""
+
+
+class UnlikeError(PtqError, ValueError):
+    """Processes that were to work on the same thing and do not."""
+
+
 class AuditError(PtqError, RuntimeError):
     """A written file that does not check, load or run."""
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.observers import MOST_BINS, Histogram, Moments, Range
+from calibration.observers import MOST_BINS, Histogram, Mean, Moments, Range
 from ptq.errors import DataError
 
 numbers = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=30)
@@ -90,3 +90,30 @@ def test_moments_are_numpys_however_split() -> None:
             expected = np.cov(x[group].double().numpy().T, bias=True)
             assert np.allclose(result.centred()[group].numpy(), expected, atol=1e-5)
             assert np.allclose(result.mean[group].numpy(), x[group].double().mean(0).numpy())
+
+
+@given(st.permutations(range(12)), st.integers(1, 5))
+@settings(deadline=None)
+def test_sums_do_not_depend_on_the_order_to_the_last_bit(order: list[int], parts: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.logspace(-4, 3, 6) * 10 ** torch.empty(12, 1, 1, 1).uniform_(-1, 1, generator=generator)
+    batches = torch.randn(12, 2, 40, 6, generator=generator) * scale
+    moments, means = [Moments() for _ in range(parts)], [Mean() for _ in range(parts)]
+    for place, index in enumerate(order):
+        moments[place % parts].add(batches[index])
+        means[place % parts].add(batches[index][0].mean(0), index + 1)
+    one_by_one, total, mean = Moments(), Moments(), Mean()
+    for batch in batches:
+        one_by_one.add(batch)
+    for moment, part in zip(moments, means, strict=True):
+        total.merge(moment)
+        mean.merge(part)
+    found, expected = total.result(), one_by_one.result()
+    assert torch.equal(found.gram, expected.gram)
+    assert torch.equal(found.mean, expected.mean)
+    exact = (batches[:, 0].double().mean(1) * torch.arange(1, 13)[:, None]).sum(0) / 78
+    assert torch.allclose(mean.result(), exact, rtol=1e-5, atol=0)
+    again = Mean()
+    for index in range(12):
+        again.add(batches[index][0].mean(0), index + 1)
+    assert torch.equal(mean.result(), again.result())

@@ -82,14 +82,31 @@ class Store:
             CacheError: it cannot be written.
 
         """
-        name = hashlib.sha256(f"{kind}\n{_code()}\n{fingerprint(key())}".encode()).hexdigest()
-        kept = Kept[T](self, self.folder / name[:2] / f"{name[2:]}{_SUFFIX}")
+        kept = Kept[T](self, self._path(kind, key))
         if kept.path in self._memory or self._read(kept.path) is not None:
             with contextlib.suppress(OSError):
                 os.utime(kept.path)
         else:
             self._write(kept.path, kind, make())
         return kept
+
+    def has(self, kind: str, key: Callable[[], Any]) -> bool:
+        """Whether there is what follows from a key."""
+        return self._path(kind, key).exists()
+
+    def put(self, path: Path, content: bytes) -> None:
+        """Let there be an entry that another store has.
+
+        Raises:
+            CacheError: it cannot be written.
+
+        """
+        if not path.exists():
+            self._place(path, lambda unfinished: unfinished.write_bytes(content))
+
+    def _path(self, kind: str, key: Callable[[], Any]) -> Path:
+        name = hashlib.sha256(f"{kind}\n{_code()}\n{fingerprint(key())}".encode()).hexdigest()
+        return self.folder / name[:2] / f"{name[2:]}{_SUFFIX}"
 
     def load(self, path: Path) -> Any:
         """The value of an entry.
@@ -127,20 +144,24 @@ class Store:
         encoder = Encoder()
         tree = encoder.tree(value)
         told = {_TREE: json.dumps(tree), _KIND: kind, _ABOUT: self.about}
+        self._place(path, lambda unfinished: save_file(encoder.tensors, unfinished, told))
+        self._remember(path, decoded(tree, encoder.tensors), encoder.tensors)
+
+    def _place(self, path: Path, write: Callable[[Path], object]) -> None:
+        """Give a file its name when it is complete."""
         unfinished = None
         try:
             path.parent.mkdir(exist_ok=True)
             handle, name = tempfile.mkstemp(_UNFINISHED, dir=path.parent)
             os.close(handle)
             unfinished = Path(name)
-            save_file(encoder.tensors, unfinished, told)
+            write(unfinished)
             unfinished.replace(path)
         except (OSError, SafetensorError) as error:
             raise self._error(error) from error
         finally:
             if unfinished is not None:
                 unfinished.unlink(missing_ok=True)
-        self._remember(path, decoded(tree, encoder.tensors), encoder.tensors)
 
     def _remember(self, path: Path, value: Any, tensors: dict[str, Tensor]) -> None:
         self._memory[path] = value, sum(tensor.nbytes for tensor in tensors.values())

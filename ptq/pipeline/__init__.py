@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptq.pipeline.call import preview, quantize, run
+from ptq.pipeline.call import assist, preview, quantize, run
 from ptq.pipeline.compare import Compared, compare
 from ptq.pipeline.diagnose import Diagnosed, diagnose
 from ptq.pipeline.inspect import inspect
@@ -21,6 +21,7 @@ __all__ = [
     "Size",
     "Stages",
     "Swept",
+    "assist",
     "compare",
     "cores",
     "diagnose",

@@ -12,6 +12,7 @@ from ptq.lowering import Execution, SiteLowering, lower
 from ptq.model.graph import Model
 from ptq.model.save import digest
 from ptq.model.streamed import Spool
+from ptq.pipeline import together
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.clock import Clock
 from ptq.pipeline.job import Job
@@ -19,11 +20,12 @@ from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, manifest
 from ptq.pipeline.ready import Ready, wanted, with_shared
 from ptq.pipeline.smooth import Smoothings, smoothable, smoothed, smoothing
-from ptq.pipeline.solved import SiteWeights
+from ptq.pipeline.solved import Given, SiteWeights, Solved, solved_sites
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.steps import Steps
 from ptq.pipeline.weights import quantize_weights
 from ptq.pipeline.written import Written
+from ptq.ranges import ActivationRange
 from ptq.recipe import Plan, Recipe
 
 _IN_TIME: Final = "in float it is as exact as can be, and --max-latency holds"
@@ -46,14 +48,9 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, 
 
     `partly` says that what comes out is also lowered with some layers in float.
     """
-    plan, executions, data = ready.plan, ready.executions, ready.data
-    steps = Steps(plan, executions, data, stages, [])
-    model = steps.before(ready.model)
-    statistics = None
-    if data is not None:
-        model = _smoothed(model, ready, data, stages, store)
-        statistics = _calibrated(model, ready, data, stages, store, partly=partly)
-    ranges = statistics.ranges if statistics else {}
+    found = _find(recipe, ready, stages, store, partly=partly)
+    plan, executions, data, model = ready.plan, ready.executions, ready.data, found.given.model
+    ranges = found.ranges
     grids = {name: grid for name, grid in ready.taken.grids.items() if name in ranges}
 
     def lowering(weights: Mapping[str, SiteWeights], spool: Spool | None = None) -> Model:
@@ -63,10 +60,8 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, 
     if data is not None and recipe.max_latency is not None:
         clock = Clock(lowering, next(data.batches(1)).feeds, recipe.max_latency)
     measured = data.take(ready.reserved) if data is not None and ready.reserved else None
-    if statistics is not None:
-        statistics = replace(statistics, ranges=with_shared(model, executions, ranges))
-    quantized = quantize_weights(model, plan, executions, statistics, measured, stages, store=store, clock=clock)
-    weights = steps.after(model, quantized)
+    quantized = quantize_weights(found.given, found.solved, measured, stages, clock)
+    weights = found.steps.after(model, quantized)
     plan = plan.without([name for name, made in plan.methods.items() if made and name not in weights], _IN_TIME)
     executions = {name: how if name in weights else Execution.FLOAT for name, how in executions.items()}
     with stages.stage("lower"), Spool(job.output) as spool:
@@ -84,10 +79,41 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, 
         ready.evaluation,
         ready.taken.rounded,
         len(grids),
-        tuple(steps.notes),
+        tuple(found.steps.notes),
         job.metrics,
     )
     return Built(written, parts, lowering)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a run finds out before it decides how large each layer becomes."""
+
+    steps: Steps
+    ranges: Mapping[str, ActivationRange]
+    given: Given
+    solved: Mapping[str, Solved]
+
+
+def share(recipe: Recipe, ready: Ready, stages: Stages, store: Store) -> None:
+    """Do what ranks other than the first do of a run: their shares of the data and of the layers."""
+    _find(recipe, ready, stages, store, partly=False)
+
+
+def _find(recipe: Recipe, ready: Ready, stages: Stages, store: Store, *, partly: bool) -> _Found:
+    """Measure and solve, together with all ranks."""
+    data = ready.data
+    together.check_alike(ready.model, recipe, data)
+    steps = Steps(ready.plan, ready.executions, data, stages, [])
+    model, statistics = steps.before(ready.model), None
+    if data is not None:
+        model = _smoothed(model, ready, data, stages, store)
+        statistics = _calibrated(model, ready, data, stages, store, partly=partly)
+    ranges = statistics.ranges if statistics else {}
+    if statistics is not None:
+        statistics = replace(statistics, ranges=with_shared(model, ready.executions, ranges))
+    given = Given(model, ready.plan, ready.executions, statistics, store)
+    return _Found(steps, ranges, given, solved_sites(given, stages))
 
 
 def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, store: Store) -> Model:
@@ -105,7 +131,7 @@ def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, store: 
         limits = [(site.name, ready.plan.limit(site.name)) for sites in readers.values() for site in sites]
         return digest(model), data.fingerprint(), limits, ready.plan.methods, [name for name, _ in ready.plan.steps]
 
-    return smoothed(model, readers, store.get("smoothings", key, made))
+    return smoothed(model, readers, together.get(store, "smoothings", key, made))
 
 
 def _calibrated(
@@ -126,7 +152,7 @@ def _calibrated(
         named = [[site.name for site in each] for each in (sites, averaged)]
         return digest(model), data.fingerprint(), named, observed, plan.recipe.range, ready.reserved
 
-    return store.get("statistics", key, made) if needed else None
+    return together.get(store, "statistics", key, made) if needed else None
 
 
 def _lowerings(

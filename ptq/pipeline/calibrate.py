@@ -18,6 +18,7 @@ from ptq.model.geometry import Geometry
 from ptq.model.graph import Model
 from ptq.model.probe import extremes, mean_as, probed, sampled_as
 from ptq.model.sites import Site, Use
+from ptq.pipeline import together
 from ptq.pipeline.stages import Advance
 from ptq.ranges import RANGES, ActivationRange
 
@@ -92,8 +93,7 @@ def calibrate(
     inputs = {site.name: (use.input, -1 if use.geometry is None else 1) for site in averaged for use in site.uses}
     means = {each: Mean() for each in inputs.values()}
     session = probed(model.graph, ranges, taps, histograms, _HISTOGRAM_VALUES // BATCH, means)
-    samples = 0
-    for batch in batches:
+    for samples, batch in together.own(batches):
         found = dict(zip(session.outputs, session.run(batch.feeds), strict=True)) | dict(batch.feeds)
         for name, seen in ranges.items():
             low, high = extremes(name)
@@ -104,9 +104,13 @@ def calibrate(
             values = torch.from_numpy(found[mean_as(name, axis)])
             mean.add(values.flatten(1).mean(0) if axis == 1 else values, batch.size)
         _add(first if samples < reserved else moments, found)
-        samples += batch.size
         del found  # before the next batch brings as much again
         advance()
+    together.merge(ranges)
+    together.merge(histograms)
+    together.merge(means)
+    for sums in (first, moments):
+        together.add_up({key: (moment, key.groups, key.columns) for key, moment in sums.items()})
     others: dict[str, Moment] = {}
     if reserved:
         _merge(first, moments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ptq.pipeline.size import Size
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.sweep import Swept
 from ptq.pipeline.sweep import sweep as sweep_grid
+from ptq.ranks import ranks
 from ptq.recipe import Auto, Recipe, asked
 from ptq.recipe.grid import grid
 from ptq.report import Comparison, Diagnosis, Inspection, Outline, Sweep, Trials
@@ -47,6 +49,20 @@ def run(about: Job, recipe: Recipe | Auto, stages: Stages) -> Result:
     return done
 
 
+def assist(about: Job, recipe: Recipe | Auto, stages: Stages) -> None:
+    """Do the share of a rank other than the first of what that does in `run`.
+
+    Raises:
+        OptionError: as `run` does.
+
+    """
+    _check(about, recipe)
+    if isinstance(recipe, Recipe):
+        store = opened(about.about)
+        with held(None, store.folder):
+            single.assist(replace(about, output=None), recipe, stages)
+
+
 def preview(about: Job, recipe: Recipe | Auto, stages: Stages) -> Outline | Trials:
     """What `run` would do, up to where it begins to measure and to round; nothing is written.
 
@@ -61,6 +77,8 @@ def preview(about: Job, recipe: Recipe | Auto, stages: Stages) -> Outline | Tria
 def _check(about: Job, recipe: Recipe | Auto) -> None:
     if about.target_size is not None and isinstance(recipe, Recipe):
         raise OptionError("--target-size is what --method auto chooses by, and no other; give that, or leave it out")
+    if isinstance(recipe, Auto) and ranks().size > 1:
+        raise OptionError("--method auto works in one process; start it without torchrun, or name a method")
 
 
 def compare(

@@ -15,7 +15,7 @@ from ptq.model.capture import CaptureOptions, captured, is_onnx
 from ptq.model.graph import Model
 from ptq.model.save import write
 from ptq.model.trained import Trained
-from ptq.pipeline.build import build
+from ptq.pipeline.build import build, share
 from ptq.pipeline.describe import Reference, describe
 from ptq.pipeline.job import Job
 from ptq.pipeline.memory import available_bytes
@@ -35,6 +35,11 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
     if job.output is not None:
         result.written.move(job.output, overwrite=job.overwrite)
     return result
+
+
+def assist(job: Job, recipe: Recipe, stages: Stages) -> None:
+    """Do the share of a rank other than the first."""
+    share(recipe, get_ready(job, recipe, stages), stages, opened(job.about))
 
 
 def made(job: Job, recipe: Recipe, stages: Stages) -> Result:

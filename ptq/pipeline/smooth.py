@@ -14,6 +14,7 @@ from ptq.model.graph import Model
 from ptq.model.probe import channelled, channels_as
 from ptq.model.rescale import Rescaling, normalized, rescaled
 from ptq.model.sites import Site
+from ptq.pipeline import together
 from ptq.pipeline.solved import is_on_grid
 from ptq.pipeline.stages import Advance
 from ptq.recipe import Plan
@@ -50,12 +51,13 @@ def smoothing(
     """
     channels = {name: Channels.of(sites[0].columns) for name, sites in readers.items()}
     session = channelled(model.graph, channels)
-    for batch in batches:
+    for _, batch in together.own(batches):
         found = dict(zip(session.outputs, map(torch.from_numpy, session.run(batch.feeds)), strict=True))
         for name, seen in channels.items():
             low, high, power = (found[part] for part in channels_as(name))
             seen.add(low, high, power, batch.size)
         advance()
+    together.merge(channels)
     chosen = {}
     done = any(step.smooths for _, step in plan.steps)
     for name, sites in readers.items():

@@ -17,12 +17,14 @@ from ptq.lowering import Execution
 from ptq.method import Method
 from ptq.model.graph import Model
 from ptq.model.sites import Site
+from ptq.pipeline import together
 from ptq.pipeline.calibrate import Statistics
 from ptq.pipeline.distributions import Shown, shown
 from ptq.pipeline.finite import check_matrix
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
 from ptq.ranges import affine
+from ptq.ranks import ranks
 from ptq.recipe import Plan
 from ptq.solve import Curvature, on_grid
 
@@ -132,13 +134,24 @@ def matrix_of(model: Model, site: Site) -> Tensor:
 def solved_sites(given: Given, stages: Stages) -> dict[str, Solved]:
     """Every site that is quantized, in all sizes that it can have."""
     chosen = [site for site in given.model.sites if given.plan.methods[site.name] is not None]
-    with stages.stage("quantize", len(chosen)) as advance:
-        solved = {}
-        for site in chosen:
-            solved[site.name] = _solved(given, site)
+    owners = ranks().owners([_cost(given.plan, site) for site in chosen])
+    own = [site for site, owner in zip(chosen, owners, strict=True) if owner == ranks().rank]
+    with stages.stage("quantize", len(own)) as advance:
+        kept, solved = {}, {}
+        for site in own:
+            kept[site.name] = _sizes(given, site)
+            solved[site.name] = _solved(given, site, kept[site.name])
             heap.trim()
             advance()
-    return solved
+    others = {name: each for name, each in together.exchanged(given.store, kept).items() if name not in kept}
+    return {site.name: solved.get(site.name) or _solved(given, site, others[site.name]) for site in chosen}
+
+
+def _cost(plan: Plan, site: Site) -> float:
+    """About what it takes to solve a site; a method that looks at moments passes all inputs for each of them."""
+    method = plan.methods[site.name]
+    measured = method is not None and "moment" in method.needs
+    return float(site.rows * site.columns * (site.columns if measured else 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,17 +190,13 @@ class Question:
         return self.method.ladder(self.weight, curvature, points=self.points, least_scale=least)
 
 
-def _solved(given: Given, site: Site) -> Solved:
+def _sizes(given: Given, site: Site) -> Kept[Sizes]:
     """A site in its sizes, those of before where it is the same."""
-    model, statistics = given.model, given.statistics
+    model = given.model
     method = given.plan.methods[site.name]
     if method is None:
         raise AssertionError
-    moment = None if statistics is None else statistics.moments.get(site.name)
-    own_bias = moment is not None and model.has_own_bias(site)
-    mean = None if statistics is None else statistics.means.get(site.name)
-    if moment is not None:
-        mean = moment.mean if own_bias else None
+    moment = _moment(given, site)
     question = Question(
         matrix_of(model, site).reshape(site.groups, -1, site.columns),
         method,
@@ -195,12 +204,23 @@ def _solved(given: Given, site: Site) -> Solved:
         most_steps(given.plan),
         _least_scale(given, site),
         moment,
-        own_bias,
+        moment is not None and model.has_own_bias(site),
         given.executions[site.name].value,
     )
-    sizes = given.store.keep("layer", lambda: question, question.answer)
+    return given.store.keep("layer", lambda: question, question.answer)
+
+
+def _solved(given: Given, site: Site, sizes: Kept[Sizes]) -> Solved:
+    moment = _moment(given, site)
+    mean = None if given.statistics is None else given.statistics.means.get(site.name)
+    if moment is not None:
+        mean = moment.mean if given.model.has_own_bias(site) else None
     ladder = sizes.load().ladder.outlined()
-    return Solved(site, ladder, sizes, model, given.executions[site.name], moment is not None, mean)
+    return Solved(site, ladder, sizes, given.model, given.executions[site.name], moment is not None, mean)
+
+
+def _moment(given: Given, site: Site) -> Moment | None:
+    return None if given.statistics is None else given.statistics.moments.get(site.name)
 
 
 def is_on_grid(model: Model, plan: Plan, site: Site) -> bool:

@@ -11,18 +11,15 @@ from calibration.dataset import Dataset
 from calibration.observers import Moment
 from ptq import allocation
 from ptq.allocation import Rungs
-from ptq.cache import Store
-from ptq.lowering import Execution
 from ptq.methods.mixed import OMPQ
 from ptq.model.graph import Model
 from ptq.model.save import digest
 from ptq.model.sites import Site
 from ptq.orthogonality import BETA, likeness, orthogonality, output_grams, thetas, worths
-from ptq.pipeline.calibrate import BATCH, Statistics
-from ptq.pipeline.solved import Given, SiteWeights, Solved, shift_of, solved_sites
+from ptq.pipeline.calibrate import BATCH
+from ptq.pipeline.solved import Given, SiteWeights, Solved, shift_of
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
-from ptq.recipe import Plan
 from ptq.scheme import FLOAT_BITS
 from ptq.sensitivity import output_effects
 from ptq.solve import Curvature, rounded_anew
@@ -34,24 +31,13 @@ _OMPQ_UNIT = 8
 
 
 def quantize_weights(
-    model: Model,
-    plan: Plan,
-    executions: Mapping[str, Execution],
-    statistics: Statistics | None,
-    measured: Dataset | None,
-    stages: Stages,
-    *,
-    store: Store,
-    clock: Clock | None = None,
+    given: Given, solved: Mapping[str, Solved], measured: Dataset | None, stages: Stages, clock: Clock | None = None
 ) -> dict[str, SiteWeights]:
-    """The weights of all sites that the plan does not leave in float, nor the clock, which bounds the time of all.
+    """The weights of all sites that were solved and that the clock, which bounds the time of all, leaves in.
 
     What each does to the output, where the plan wants it, is found on the samples `measured`.
     """
-    given = Given(model, plan, executions, statistics, store)
-    solved = solved_sites(given, stages)
-    rungs = _allocate(given, solved, measured, stages, clock)
-    return _picked(solved, rungs)
+    return _picked(solved, _allocate(given, solved, measured, stages, clock))
 
 
 def _picked(solved: Mapping[str, Solved], rungs: Rungs) -> dict[str, SiteWeights]:

@@ -1,0 +1,111 @@
+"""What the stages of a run do where several processes share it; of one process, nothing but the stage itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from calibration.batch import Batch
+from calibration.dataset import Dataset
+from calibration.observers import Moments
+from ptq import distributed
+from ptq.cache import Kept, Store
+from ptq.model.graph import Model
+from ptq.model.save import digest
+from ptq.ranks import ranks
+from ptq.recipe import Recipe
+
+Name = TypeVar("Name")
+T = TypeVar("T")
+
+
+class Mergeable(Protocol):
+    """An observer that is small."""
+
+    def merge(self, other: Any) -> None:
+        """See what another has seen."""
+
+
+Seen = TypeVar("Seen", bound=Mergeable)
+
+
+def check_alike(model: Model, recipe: Recipe, data: Dataset | None) -> None:
+    """Refuse ranks that do not work on the same thing; it is looked at whole.
+
+    Raises:
+        UnlikeError: one has another model, recipe or data.
+
+    """
+    here = ranks()
+    if here.size > 1:
+        distributed.check_alike("a model", digest(model))
+        distributed.check_alike("options", repr(recipe))
+        distributed.check_alike("data", "" if data is None else data.fingerprint())
+
+
+def own(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+    """The batches of this rank, each with the number of samples before it."""
+    here, start = ranks(), 0
+    for place, batch in enumerate(batches):
+        if place % here.size == here.rank:
+            yield start, batch
+        start += batch.size
+
+
+def merge(observers: Mapping[Name, Seen]) -> None:
+    """Let each observer see what those of the other ranks have seen; in their order, so that all are the same."""
+    here = ranks()
+    if here.size == 1:
+        return
+    found = distributed.gathered(dict(observers))
+    for name, observer in observers.items():
+        first, *others = (each[name] for each in found)
+        for other in others:
+            first.merge(other)
+        vars(observer).update(vars(first))
+
+
+def add_up(moments: Mapping[Name, tuple[Moments, int, int]]) -> None:
+    """Make moments, each with groups and columns, those of all ranks; their sums are exact (see `Moments`)."""
+    here = ranks()
+    if here.size == 1:
+        return
+    counts = distributed.gathered([moment.count for moment, _, _ in moments.values()])
+    for place, (moment, groups, columns) in enumerate(moments.values()):
+        moment.count = sum(each[place] for each in counts)
+        if not moment.count:
+            continue
+        if moment.gram is None or moment.total is None:
+            moment.gram = torch.zeros((groups, columns, columns), dtype=torch.float64)
+            moment.total = torch.zeros((groups, columns), dtype=torch.float64)
+        distributed.add_up(moment.gram)
+        distributed.add_up(moment.total)
+
+
+def get(store: Store, kind: str, key: Callable[[], Any], make: Callable[[], T]) -> T:
+    """`Store.get` of what all ranks make together: only if all have it, it is not made again."""
+    here = ranks()
+    if here.size == 1 or all(distributed.gathered(store.has(kind, key))):
+        return store.get(kind, key, make)
+    made = make()
+    for rank in range(here.size):  # who shares the folder of another finds it there
+        if rank == here.rank:
+            store.keep(kind, key, lambda: made)
+        distributed.gathered(rank)
+    return store.get(kind, key, lambda: made)
+
+
+def exchanged(store: Store, kept: Mapping[Name, Kept[T]]) -> dict[Name, Kept[T]]:
+    """The entries of all ranks, each of which one of them has made; afterwards they are in the stores of all."""
+    here = ranks()
+    if here.size == 1:
+        return dict(kept)
+    found = distributed.gathered({name: each.path.relative_to(store.folder).as_posix() for name, each in kept.items()})
+    owners = {entry: rank for rank, each in enumerate(found) for entry in each.values()}
+    missing = distributed.gathered([entry for entry in owners if not (store.folder / entry).exists()])
+    for entry in sorted({entry for each in missing for entry in each}):
+        path = store.folder / entry
+        store.put(path, distributed.spread(path.read_bytes() if owners[entry] == here.rank else b"", owners[entry]))
+    return {name: Kept(store, store.folder / entry) for each in found for name, entry in each.items()}
