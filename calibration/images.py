@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ptq.errors import DataError
+
+# what it tells to nobody would go to the standard error; what it cannot read is an error
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 

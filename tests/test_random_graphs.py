@@ -24,7 +24,7 @@ from written_layers import bounds_of
 
 import ptq as library
 from ptq.audit import Latency
-from ptq.errors import ModelError
+from ptq.errors import ModelError, OptionError
 from ptq.lowering import Execution
 from ptq.model.graph import Model
 from ptq.model.session import Session
@@ -115,19 +115,26 @@ def is_whole(content: bytes, drawn: Drawn, options: Options) -> None:
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_files_are_whole_and_the_same_each_time(pytestconfig: pytest.Config, cache: Path, count: int) -> None:
+    refused: list[str] = []
+
     def check(drawn: Drawn, options: Options) -> None:
         given_bytes = drawn.model.SerializeToString()
         if not has_layers(drawn):
             with pytest.raises(ModelError, match="the model has no quantizable node"):
                 library.quantize(drawn.model, drawn.feeds, **options)
             return
-        content = library.quantize(drawn.model, drawn.feeds, **options).content
+        try:
+            content = library.quantize(drawn.model, drawn.feeds, **options).content
+        except OptionError as error:  # of options that no layer of it is for
+            refused.append(str(error))
+            return
         is_whole(content, drawn, options)
         shutil.rmtree(cache)
         assert library.quantize(drawn.model, drawn.feeds, **options).content == content
         assert drawn.model.SerializeToString() == given_bytes
 
     examine(pytestconfig, count, check, OPTIONS)
+    assert len(refused) < count / 4, refused
 
 
 def adds_pairs_in_16_bits() -> bool:

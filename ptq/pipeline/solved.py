@@ -143,7 +143,7 @@ def solved_sites(given: Given, stages: Stages) -> dict[str, Solved]:
             solved[site.name] = _solved(given, site, kept[site.name])
             heap.trim()
             advance()
-    others = {name: each for name, each in together.exchanged(given.store, kept).items() if name not in kept}
+        others = {name: each for name, each in together.exchanged(given.store, kept).items() if name not in kept}
     return {site.name: solved.get(site.name) or _solved(given, site, others[site.name]) for site in chosen}
 
 
