@@ -44,6 +44,7 @@ _MAIN = (
 )
 @click.option("--max-drop", type=float, help="Largest accepted drop in accuracy  [default: 0.02].")
 @click.option("--target-size", metavar="SIZE", help="Largest file for auto: 3MB, 750kB, or 0.25x FP32's.")
+@click.option("--device", default="cpu", show_default=True, help="Where layers are solved: cpu, cuda, or cuda:1.")
 @click.option("--layers", is_flag=True, help="Show the table of layers.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, layer by layer, and write no model.")
 @report_options
@@ -59,6 +60,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
     metrics: tuple[str, ...],
     max_drop: float | None,
     target_size: str | None,
+    device: str,
     layers: bool,  # noqa: FBT001
     dry_run: bool,  # noqa: FBT001
     reports: Reports,
@@ -92,6 +94,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
         metrics,
         max_drop,
         None if target_size is None else Size.parse(target_size),
+        device,
     )
     if ranks().rank:
         if not dry_run:

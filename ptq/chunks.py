@@ -12,15 +12,18 @@ from torch import Tensor
 _MOST_ELEMENTS: Final = 1 << 18
 """Of a chunk, for each thread: what caches hold, and so many that what a call of torch takes by itself is little."""
 
+_OF_GPUS: Final = 256
+"""So many times as much at once on a GPU, where each call takes as long for few numbers as for many."""
+
 _LEAST_ROWS: Final = 64
 """So many columns torch sums at once where rows lie side by side in memory: whole ones have the sums of all rows."""
 
 Rows = TypeVar("Rows", bound=NamedTuple)
 
 
-def chunks(rows: int, columns: int) -> list[slice]:
+def chunks(rows: int, columns: int, times: int | None = None) -> list[slice]:
     """Rows of so many numbers in chunks, the last of which takes what is left."""
-    most = _MOST_ELEMENTS * torch.get_num_threads() // max(columns, 1)
+    most = _MOST_ELEMENTS * (times or torch.get_num_threads()) // max(columns, 1)
     size = max(most // _LEAST_ROWS, 1) * _LEAST_ROWS
     starts = range(0, max(rows - size, 0) + 1, size)
     return [slice(*ends) for ends in pairwise([*starts, rows])]
@@ -29,7 +32,7 @@ def chunks(rows: int, columns: int) -> list[slice]:
 def weight_chunks(weight: Tensor) -> list[slice]:
     """The rows of `(groups, rows, …)` in chunks."""
     rows = weight.shape[1]
-    return chunks(rows, weight.numel() // max(rows, 1))
+    return chunks(rows, weight.numel() // max(rows, 1), None if weight.device.type == "cpu" else _OF_GPUS)
 
 
 def in_chunks(weight: Tensor, made: Callable[[slice], Rows], *, whole: bool = False) -> Rows:

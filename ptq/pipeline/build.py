@@ -48,7 +48,7 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, 
 
     `partly` says that what comes out is also lowered with some layers in float.
     """
-    found = _find(recipe, ready, stages, store, partly=partly)
+    found = _find(job, recipe, ready, stages, store, partly=partly)
     plan, executions, data, model = ready.plan, ready.executions, ready.data, found.given.model
     ranges = found.ranges
     grids = {name: grid for name, grid in ready.taken.grids.items() if name in ranges}
@@ -95,12 +95,12 @@ class _Found:
     solved: Mapping[str, Solved]
 
 
-def share(recipe: Recipe, ready: Ready, stages: Stages, store: Store) -> None:
+def share(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store) -> None:
     """Do what ranks other than the first do of a run: their shares of the data and of the layers."""
-    _find(recipe, ready, stages, store, partly=False)
+    _find(job, recipe, ready, stages, store, partly=False)
 
 
-def _find(recipe: Recipe, ready: Ready, stages: Stages, store: Store, *, partly: bool) -> _Found:
+def _find(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, *, partly: bool) -> _Found:
     """Measure and solve, together with all ranks."""
     data = ready.data
     together.check_alike(ready.model, recipe, data)
@@ -112,7 +112,7 @@ def _find(recipe: Recipe, ready: Ready, stages: Stages, store: Store, *, partly:
     ranges = statistics.ranges if statistics else {}
     if statistics is not None:
         statistics = replace(statistics, ranges=with_shared(model, ready.executions, ranges))
-    given = Given(model, ready.plan, ready.executions, statistics, store)
+    given = Given(model, ready.plan, ready.executions, statistics, store, job.device)
     return _Found(steps, ranges, given, solved_sites(given, stages))
 
 

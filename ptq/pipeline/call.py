@@ -10,6 +10,7 @@ from typing import Any
 from calibration.images import ImageOptions
 from calibration.spec import InputSpec
 from ptq.cache import held, opened
+from ptq.devices import CPU
 from ptq.errors import OptionError
 from ptq.model.capture import CaptureOptions
 from ptq.pipeline import auto, single
@@ -185,7 +186,8 @@ def quantize(
     go over it. They are those of `Recipe` and: `network`, the `module:callable` that
     makes the network of a state dict; `inputs`, each `"name:dtype[shape]"`; `images` (`ImageOptions`) for folders of
     images; `trust_pickle`; `metrics`, names of scores or `module:callable`; `max_drop`, the largest accepted loss of
-    accuracy; `target_size`, such as "3MB" or "0.25x", with `method="auto"`.
+    accuracy; `target_size`, such as "3MB" or "0.25x", with `method="auto"`; `device`, where layers are solved, such as
+    "cuda".
 
     Raises:
         PtqError: anything that the caller can put right.
@@ -217,5 +219,6 @@ def _job(
         metrics=tuple(wanted.pop("metrics", ())),
         max_drop=wanted.pop("max_drop", None),
         target_size=None if size is None else Size.parse(size),
+        device=wanted.pop("device", CPU),
     )
     return about, asked(recipe, wanted)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from calibration.images import ImageOptions
+from ptq.devices import CPU, device
 from ptq.errors import OptionError
 from ptq.evaluate import check_metrics
 from ptq.model.capture import CaptureOptions
@@ -43,17 +44,20 @@ class Job:
     max_drop: float | None = None
     target_size: Size | None = None
     """For a recipe that is searched for."""
+    device: str = CPU
+    """Where layers are solved."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without looking at the files.
 
         Raises:
-            OptionError: the accepted drop is not a fraction, or there is no metric of a name.
+            OptionError: the accepted drop is not a fraction, or there is no metric or device of a name.
 
         """
         check_metrics(self.metrics)
         if self.max_drop is not None:
             check_drop(self.max_drop)
+        object.__setattr__(self, "device", device(self.device))
 
     @property
     def about(self) -> str:

@@ -39,7 +39,7 @@ def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
 
 def assist(job: Job, recipe: Recipe, stages: Stages) -> None:
     """Do the share of a rank other than the first."""
-    share(recipe, get_ready(job, recipe, stages), stages, opened(job.about))
+    share(job, recipe, get_ready(job, recipe, stages), stages, opened(job.about))
 
 
 def made(job: Job, recipe: Recipe, stages: Stages) -> Result:

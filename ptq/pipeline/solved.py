@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from calibration.observers import Moment
 from ptq import formats, heap
 from ptq.cache import Kept, Store
+from ptq.devices import CPU, Following, brought
 from ptq.ladder import Ladder
 from ptq.lowering import Execution
 from ptq.method import Method
@@ -40,6 +41,8 @@ class Given:
     executions: Mapping[str, Execution]
     statistics: Statistics | None
     store: Store
+    device: str = CPU
+    """Where each site is solved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,20 +169,31 @@ class Question:
     moment: Moment | None
     centred: bool
     execution: str
+    device: str
 
     def answer(self) -> Sizes:
         """The sizes."""
+        if self.device == CPU:
+            ladder = self._made()
+        else:
+            weight, least, moment = brought((self.weight, self.least_scale, self.moment), self.device)
+            there = replace(self, weight=weight, least_scale=least, moment=moment)
+            with Following():
+                ladder = brought(there._made(), CPU)
+        if len(ladder.rungs) > 1:
+            return Sizes(ladder, None)
+        only = ladder.pick(ladder.all_on(0))
+        return Sizes(ladder, shown(self.weight.flatten(0, 1), only, Execution(self.execution)))
+
+    def _made(self) -> Ladder:
+        """The sizes in numbers, on the device where the weight is."""
         span = self.method.scheme.format.span
         if self.moment is None:
             curvature = Curvature.unknown(len(self.weight), self.weight.shape[2])
         else:
             gram = self.moment.centred() if self.centred else self.moment.gram
             curvature = Curvature.of(gram, self.moment.count, span)
-        ladder = self._ladder(curvature)
-        if len(ladder.rungs) > 1:
-            return Sizes(ladder, None)
-        weight = ladder.pick(ladder.all_on(0))
-        return Sizes(ladder, shown(self.weight.flatten(0, 1), weight, Execution(self.execution)))
+        return self._ladder(curvature)
 
     def _ladder(self, curvature: Curvature) -> Ladder:
         """A weight as it is where it lies on a grid of the format, else as the method makes it."""
@@ -206,6 +220,7 @@ def _sizes(given: Given, site: Site) -> Kept[Sizes]:
         moment,
         moment is not None and model.has_own_bias(site),
         given.executions[site.name].value,
+        given.device,
     )
     return given.store.keep("layer", lambda: question, question.answer)
 
