@@ -64,8 +64,8 @@ def test_killed_at_a_few_moments(folder: Folder) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_killed_at_fifty_moments(folder: Folder) -> None:
-    killed_again_and_again(folder, DIGITS / "model.pt", DIGITS / "calib.npz", 50)
+def test_killed_at_fifty_moments(folder: Folder, digits: Path) -> None:
+    killed_again_and_again(folder, digits, DIGITS / "calib.npz", 50)
 
 
 def test_an_interrupt_ends_a_run_within_two_seconds(folder: Folder, digits: Path) -> None:
