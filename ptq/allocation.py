@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,16 +43,11 @@ class Speed:
         return Budget("seconds", seconds, self.most)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """From one rung to a higher one for some rows of a site: what it gains per stored bit, and what it costs."""
+_Steps = NDArray[np.void]
+"""Of `_STEP`, the best first."""
 
-    merit: float
-    site: str
-    rows: slice
-    before: int
-    after: int
-    bits: int
+_STEP: Final = np.dtype([("merit", "f8"), ("row", "i4"), ("before", "i1"), ("after", "i1"), ("bits", "i8")])
+"""From one rung to a higher one: what it gains per stored bit, the row among those of all sites, and what it costs."""
 
 
 def all_on(ladders: Mapping[str, Ladder], rung: int) -> Rungs:
@@ -89,12 +87,10 @@ def by_bits(
     rungs = all_on(ladders, 0)
     least = spent = _stored(ladders, rungs)
     weights = _count(ladders)
-    budget = bits * weights
-    _check(least, budget, weights)
-    steps = [step for name, ladder in ladders.items() for step in _steps(name, ladder, shares[name])]
-    steps.sort(key=lambda s: (-s.merit, s.site, s.rows.start, s.before))
+    budget = _budget(bits, weights, least)
+    steps = _steps(ladders, shares)
     spare = budget - least
-    while steps and spare > 0:
+    while len(steps) and spare > 0:
         rungs = _climbed(ladders, steps, spare)
         spent = _stored(ladders, rungs)
         if spent <= budget:
@@ -125,8 +121,8 @@ def by_layer(
     if speed is not None:
         for name, (rows, columns) in ((name, ladder.shape) for name, ladder in ladders.items()):
             stored[name].append(FLOAT_BITS * rows * columns)
-    budget = Budget("bits", stored, math.inf if bits is None else bits * weights)
-    _check(budget.least, budget.most, weights)
+    least = sum(map(min, stored.values()))
+    budget = Budget("bits", stored, _budget(math.inf if bits is None else bits, weights, least))
     budgets = [each for each in (budget if bits is not None else None, speed and speed.budget(ladders)) if each]
     chosen = assign({name: cost.tolist() for name, cost in costs.items()}, budgets)
     rungs = {name: ladders[name].all_on(k) for name, k in chosen.items() if k < len(ladders[name].rungs)}
@@ -157,23 +153,33 @@ def _check_finite(costs: Mapping[str, NDArray[np.float64]]) -> None:
             )
 
 
-def _check(least: float, budget: float, weights: int) -> None:
-    if least > budget:
+def _budget(bits: float, weights: int, least: int) -> float:
+    """What so many bits a weight come to; rounding makes them no less than `least`, where that is what they are."""
+    if least / weights > bits:
         raise OptionError(
-            f"--bits {budget / weights:g} is below the {least / weights:.3f} bits per weight that the smallest choice "
+            f"--bits {bits:g} is below the {least / weights:.3f} bits per weight that the smallest choice "
             f"takes, scales included; give at least {_ceil(least / weights)}, or a narrower format"
         )
+    return max(bits * weights, least)
 
 
-def _climbed(ladders: Mapping[str, Ladder], steps: Sequence[_Step], spare: float) -> Rungs:
-    """The best steps, in order, as far as the spare bits go."""
-    rungs = all_on(ladders, 0)
-    for step in steps:
-        reached = rungs[step.site][step.rows]
-        if step.bits <= spare and int(reached[0]) == step.before:
-            reached[:] = step.after
-            spare -= step.bits
-    return rungs
+def _climbed(ladders: Mapping[str, Ladder], steps: _Steps, spare: float) -> Rungs:
+    """The best steps, in order, as far as the spare bits go; what is too large is passed over, with what follows it."""
+    places = _places(ladders)
+    count = max(place.stop for place in places.values())
+    reached, end = np.zeros(count, np.int8), np.full(count, np.iinfo(np.int8).max, np.int8)
+    while len(steps):
+        large = steps[steps["bits"] > spare]
+        np.minimum.at(end, large["row"], large["before"])
+        steps = steps[steps["before"] < end[steps["row"]]]
+        total = steps["bits"].cumsum()
+        fitting = int(np.searchsorted(total, spare, side="right"))
+        np.maximum.at(reached, steps["row"][:fitting], steps["after"][:fitting])
+        spare -= int(total[fitting - 1]) if fitting else 0
+        steps = steps[fitting:]
+    return {
+        name: torch.from_numpy(reached[places[name]]).long().expand(ladder.shape[0]) for name, ladder in ladders.items()
+    }
 
 
 def lowest(ladders: Mapping[str, Ladder]) -> float:
@@ -189,24 +195,42 @@ def _stored(ladders: Mapping[str, Ladder], rungs: Rungs) -> int:
     return sum(ladder.pick(rungs[name]).storage_bits for name, ladder in ladders.items())
 
 
-def _steps(name: str, ladder: Ladder, share: NDArray[np.float64]) -> list[_Step]:
-    """All steps of a site worth taking: those along the convex hull of error over bits, so that merits fall."""
-    rows = ladder.shape[0]
-    blocks = [slice(0, rows)] if ladder.whole else [slice(row, row + 1) for row in range(rows)]
-    costs = [ladder.row_bits(rung) for rung in range(len(ladder.rungs))]
-    steps = []
-    for block in blocks:
-        left = share[:, block].sum(1)
-        here = 0
-        while here + 1 < len(costs):
-            bits = [(cost - costs[here]) * (block.stop - block.start) for cost in costs]
-            merits = {rung: float(left[here] - left[rung]) / bits[rung] for rung in range(here + 1, len(costs))}
-            best = max(merits, key=lambda rung: (merits[rung], rung))
-            if merits[best] <= 0:
-                break
-            steps.append(_Step(merits[best], name, block, here, best, bits[best]))
-            here = best
-    return steps
+def _places(ladders: Mapping[str, Ladder]) -> dict[str, slice]:
+    """Where the rows of a site are among those of all, in the order of names; all rows of a whole one are one."""
+    names = sorted(ladders)
+    counts = (1 if ladders[name].whole else ladders[name].shape[0] for name in names)
+    ends = itertools.pairwise(itertools.accumulate(counts, initial=0))
+    return {name: slice(*each) for name, each in zip(names, ends, strict=True)}
+
+
+def _steps(ladders: Mapping[str, Ladder], shares: Mapping[str, NDArray[np.float64]]) -> _Steps:
+    """All steps worth taking."""
+    places = _places(ladders).items()
+    parts = (part for name, at in places for part in _hull(ladders[name], shares[name], at.start))
+    steps = np.concatenate([np.empty(0, _STEP), *parts])
+    best_first: _Steps = steps[np.lexsort((steps["before"], steps["row"], -steps["merit"]))]
+    return best_first
+
+
+def _hull(ladder: Ladder, share: NDArray[np.float64], first: int) -> Iterator[_Steps]:
+    """The steps of a site along the convex hull of error over bits, so that merits fall; its rows begin at `first`."""
+    left = share.sum(1, keepdims=True) if ladder.whole else share
+    bits = np.array([ladder.row_bits(rung) for rung in range(len(left))]) * (ladder.shape[0] // left.shape[1])
+    reached, least = np.zeros(left.shape[1], np.int8), np.full(left.shape[1], np.inf)
+    for before in range(len(left) - 1):
+        rows = np.flatnonzero(reached == before)
+        gain, cost = left[before, rows] - left[before + 1 :, rows], bits[before + 1 :] - bits[before]
+        with np.errstate(divide="ignore"):  # what takes no more bits is free
+            merits = np.divide(gain, cost[:, None], out=np.zeros_like(gain), where=gain > 0)
+        best = len(cost) - 1 - merits[::-1].argmax(0)  # of equal ones the highest
+        merit = merits[best, np.arange(len(rows))]
+        taken = (merit > 0) & (merit <= least[rows])  # rounding may have put a step before the one that it follows
+        rows, best = rows[taken], best[taken]
+        reached[rows], least[rows] = before + 1 + best, merit[taken]
+        steps = np.empty(len(rows), _STEP)
+        steps["merit"], steps["bits"], steps["row"] = merit[taken], cost[best], first + rows
+        steps["before"], steps["after"] = before, reached[rows]
+        yield steps
 
 
 def _share(ladder: Ladder, effect: float) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -76,6 +77,67 @@ def test_rungs_that_a_larger_one_beats_per_bit_are_skipped() -> None:
     assert set(allocation.by_bits({"a": perfect}, {"a": 1.0}, 9.0, per_layer=False)[0]["a"].tolist()) == {1}
 
 
+def one_by_one(ladders: dict[str, Ladder], budget: float) -> dict[str, list[int]]:
+    """Rows whose errors are what they do to the output, climbing as long as a step pays and there is room for it."""
+    steps = []
+    for name, made in sorted(ladders.items()):
+        widths = [made.row_bits(rung) * (made.shape[0] if made.whole else 1) for rung in range(len(made.rungs))]
+        errors = made.error.double().sum(1, keepdim=True) if made.whole else made.error.double()
+        for row, error in enumerate(errors.T.tolist()):
+            here = 0
+            while here < len(widths) - 1:
+                merits = [(error[here] - error[k]) / (widths[k] - widths[here]) for k in range(here + 1, len(widths))]
+                best = max(range(len(merits)), key=lambda k: (merits[k], k))
+                if merits[best] <= 0:
+                    break
+                steps.append((-merits[best], name, row, here, here + 1 + best, widths[here + 1 + best] - widths[here]))
+                here += 1 + best
+    least = stored(ladders, allocation.all_on(ladders, 0))
+    weights = sum(each.shape[0] * each.shape[1] for each in ladders.values())
+    spare = (budget - least) * weights
+    while True:
+        reached, left = {name: [0] * made.shape[0] for name, made in ladders.items()}, spare
+        for _, name, row, before, after, bits in sorted(steps):
+            if reached[name][row] == before and bits <= left:
+                reached[name][row] = after
+                left -= bits
+        for name, made in ladders.items():
+            reached[name] = reached[name][:1] * made.shape[0] if made.whole else reached[name]
+        over = stored(ladders, {name: torch.tensor(each) for name, each in reached.items()}) - budget
+        if over <= 1e-9 or spare <= 0:
+            return reached
+        spare -= over * weights
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_all_rows_at_once_climb_as_one_after_the_other_does(seed: int) -> None:
+    """Few different errors, so that steps are as good as others, lead nowhere, or to a larger error."""
+    draws, last = np.random.default_rng(seed), formats.get("int2")
+    ladders = {}
+    for name in ("b", "a10", "a2"):
+        rows, columns = draws.integers(1, 9), 8 * draws.integers(1, 6)
+        method = Multipoint(Scheme(formats.get("int4")), rounding="nearest", last=last, wider=formats.get("int6"))
+        made = method.ladder(torch.randn(1, rows, columns), Curvature.unknown(1, columns))
+        error = torch.from_numpy(np.sort(draws.integers(0, 9, (4, rows)), 0)[::-1].copy()).float()
+        error[1] += torch.from_numpy(draws.integers(0, 3, rows))
+        error[0, 0] += 128 - error[0].sum()  # a power of two, by which parts in it are exact
+        ladders[name] = replace(made, error=error, whole=name == "a2" and seed % 2 == 0)
+    effects = dict.fromkeys(ladders, 128.0)
+    for above in (0.0, 0.3, 1.0, 2.0, 4.0):
+        budget = allocation.lowest(ladders) + above
+        rungs, _ = allocation.by_bits(ladders, effects, budget, per_layer=False)
+        assert {name: each.tolist() for name, each in rungs.items()} == one_by_one(ladders, budget)
+
+
+def test_a_rung_of_the_same_bits_is_taken_where_it_is_better() -> None:
+    made = ladder(2, 64)
+    rungs = (made.rungs[0], made.rungs[0], made.rungs[1])
+    error = torch.tensor([[4.0, 4.0], [1.0, 5.0], [0.5, 3.5]])
+    found = Ladder(rungs, error, made.power)
+    bits = allocation.lowest({"a": found})
+    assert allocation.by_bits({"a": found}, {"a": 1.0}, bits + 0.1, per_layer=False)[0]["a"].tolist() == [1, 0]
+
+
 def test_rows_of_zeros_get_no_points() -> None:
     scale = torch.ones(40, 1)
     scale[:30] = 0
@@ -93,6 +155,15 @@ def test_more_bits_than_everything_takes() -> None:
 def test_less_bits_than_one_point_takes() -> None:
     with pytest.raises(OptionError, match="give at least"):
         allocation.by_bits({"a": ladder(40, 64)}, {"a": 1.0}, 4.0, per_layer=False)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_exactly_the_bits_that_the_lowest_rungs_take(*, per_layer: bool) -> None:
+    """Times the number of weights they are a little less, of 24 columns for every third number of rows."""
+    for rows in (8, 9, 17, 34):
+        ladders = {"a": ladder(rows, 24)}
+        rungs, _ = allocation.by_bits(ladders, {"a": 1.0}, allocation.lowest(ladders), per_layer=per_layer)
+        assert (rungs["a"] == 0).all()
 
 
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-3])

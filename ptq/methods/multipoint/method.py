@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ptq import formats, registry
+from ptq.chunks import chunks
 from ptq.errors import OptionError, suggest
 from ptq.formats import INT8_MAX, Format, most_steps
 from ptq.formats.integer import IntFormat
@@ -145,7 +146,7 @@ class Multipoint:
 
         `least_scale (out,)` bounds the scales of the rows from below, where the arithmetic downstream needs it.
         """
-        power = curvature.errors(curvature.arranged(weight)).reshape(-1)
+        power = curvature.power(weight).reshape(-1)
         if self.search in _GREEDY:
             rungs = self._greedy(weight, min(points or GREEDY_POINTS, GREEDY_POINTS), least_scale)
             error = torch.stack([self._error(weight, rung, curvature) for rung in rungs])
@@ -158,12 +159,12 @@ class Multipoint:
             grids = self._of_one_scale(sums, put, least_scale)
         else:
             grids = [self._grid(weight, list(sums.values()), curvature, least_scale)] * len(sums)
-        found = [
-            put(self.scheme.on(radix.grid, self._most), least_scale=least_scale, grid=grid)
-            for radix, grid in zip(sums.values(), grids, strict=True)
-        ]
-        terms = tuple(_points(one.rungs[0][0], *each) for one, each in zip(found, sums.items(), strict=True))
-        return Ladder(terms, torch.cat([one.error for one in found]), power, base=list(sums).index((self.base,)))
+        made, errors = [], []
+        for (mix, radix), grid in zip(sums.items(), grids, strict=True):
+            one = put(self.scheme.on(radix.grid, self._most), least_scale=least_scale, grid=grid)
+            made.append(_points(one.rungs[0][0], mix, radix))
+            errors.append(one.error)
+        return Ladder(tuple(made), torch.cat(errors), power, base=list(sums).index((self.base,)))
 
     def _grid(
         self, weight: Tensor, sums: Sequence[Radix], curvature: Curvature, least_scale: Tensor | None
@@ -258,10 +259,15 @@ def _digits(base: Format) -> Format:
 
 def _points(term: Term, formats: tuple[Format, ...], radix: Radix) -> tuple[Term, ...]:
     """A term of sums as its points, which have the digits of its numbers and zero points."""
-    kind = torch.int8 if radix.signed else torch.uint8
-    zeros = repeat(None) if term.zero_point is None else radix.split(term.zero_point.float())
-    parts = zip(radix.split(term.values.float()), radix.worths, formats, zeros, strict=False)
+    zeros = repeat(None) if term.zero_point is None else _planes(term.zero_point, radix)
+    parts = zip(_planes(term.values, radix), radix.worths, formats, zeros, strict=False)
     return tuple(
-        Term(plane.to(kind), term.scale * float(worth), fmt, None, term.blocks, None if zero is None else zero.to(kind))
-        for plane, worth, fmt, zero in parts
+        Term(plane, term.scale * float(worth), fmt, None, term.blocks, zero) for plane, worth, fmt, zero in parts
     )
+
+
+def _planes(numbers: Tensor, radix: Radix) -> list[Tensor]:
+    """The digits of whole numbers `(rows, …)` in bytes, the coarsest first."""
+    kind = torch.int8 if radix.signed else torch.uint8
+    split = ([plane.to(kind) for plane in radix.split(numbers[at].float())] for at in chunks(*numbers.shape))
+    return [torch.cat(planes) for planes in zip(*split, strict=True)]
