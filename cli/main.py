@@ -82,9 +82,8 @@ def _run(arguments: list[str] | None) -> int:  # noqa: PLR0911  (one for each ki
             raise
         return _fail(_OUT_OF_MEMORY, 1)
     except OSError as error:
-        return _fail(
-            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; nothing was written", 1
-        )
+        place = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{place}; free space, or name another place", 1)
     return int(code or 0)
 
 

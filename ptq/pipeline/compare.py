@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
 from calibration.sources import open_data
 from ptq.audit import Timing, census, file_bytes, float_numbers, load, peak_bytes, tensor_bits, timings
+from ptq.disk import passing
 from ptq.errors import ModelError, OptionError
 from ptq.evaluate import Accuracy, check_labels, check_metrics, evaluate_all
 from ptq.model.capture import CaptureOptions, capture, is_onnx
@@ -75,10 +75,10 @@ def compare(about: Compared, stages: Stages) -> Comparison:
         wrong = f"{missing[0]} does not exist" if missing else "there is no file to compare with the model"
         raise ModelError(f"{wrong}; give ONNX files")
     source = open_data(about.evaluation, about.images, "--eval")
-    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
+    with passing() as folder:
         with stages.stage("capture"):
             model = Model(capture(about.model, about.capture, source.example()))
-            reference = as_file(about.model, model, Path(folder))
+            reference = as_file(about.model, model, folder)
         data = fit(source, model.inputs)
         check_labels(data.labels, model.shape(model.outputs[0]), source.title)
         accuracies, failures = _evaluated(about, reference, data, stages)
