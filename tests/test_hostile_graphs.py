@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from small_graphs import PRODUCT, Node, behind, calling, function, network, node, value
 from tiny_models import matmul_onnx
 
+import ptq as library
 from ptq.errors import PtqError
 from ptq.model import limits
 from ptq.model.capture import CaptureOptions, capture
@@ -133,6 +134,17 @@ BROKEN: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 def test_what_is_wrong_is_named(name: str, tmp_path: Path) -> None:
     make, words = BROKEN[name]
     assert words in refusal(make(), tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in BROKEN if "function" in name])
+def test_files_to_compare_with_are_looked_at_before_they_are_loaded(name: str, tmp_path: Path) -> None:
+    """ONNX Runtime writes functions into the graph until the memory or the stack ends."""
+    float_model, other = tmp_path / "float.onnx", tmp_path / "other.onnx"
+    make, words = BROKEN[name]
+    other.write_bytes(make().SerializeToString())
+    float_model.write_bytes(network([PRODUCT]).SerializeToString())
+    data = {"x": np.ones((4, 4), np.float32)}
+    assert words in str(library.compare(float_model, [other], data).files[0].failure)
 
 
 GROWING = {

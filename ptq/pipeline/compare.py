@@ -15,12 +15,13 @@ from calibration.images import ImageOptions
 from calibration.sources import open_data
 from ptq.audit import Timing, census, file_bytes, float_numbers, load, peak_bytes, tensor_bits, timings
 from ptq.disk import passing
-from ptq.errors import ModelError, OptionError
+from ptq.errors import ModelError, ModelFileError, OptionError
 from ptq.evaluate import Accuracy, check_labels, check_metrics, evaluate_all
-from ptq.model.capture import CaptureOptions, capture, is_onnx
+from ptq.model.capture import CaptureOptions, capture, is_onnx, read_proto
 from ptq.model.graph import Model
 from ptq.model.save import write
 from ptq.model.session import Session
+from ptq.model.validity import check_bounded
 from ptq.pipeline.describe import EVALUATION_BATCH
 from ptq.pipeline.job import ACCEPTED_DROP, check_drop
 from ptq.pipeline.manifest import digest, machine, versions
@@ -126,6 +127,7 @@ def _evaluated(
     sessions, failures = dict[Path, Session](), dict[Path, str]()
     for path in dict.fromkeys(about.files):
         try:
+            check_bounded(read_proto(path), path)
             session = Session(path)
             common = _common_size(session, first, size)
             batch = next(data.batches(common or 1))
@@ -134,7 +136,7 @@ def _evaluated(
                     f"it is fixed to batches of {common}, and the data have {batch.size}; give more samples"
                 )
             _check_output(session, first, batch.feeds)
-        except ModelError as error:
+        except (ModelError, ModelFileError) as error:
             failures[path] = str(error)
         else:
             sessions[path], size = session, common
