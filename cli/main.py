@@ -19,6 +19,7 @@ from cli.formats import formats
 from cli.help import Group
 from cli.inspect import inspect
 from cli.interrupt import ends_soon
+from cli.printable import printable
 from cli.quantize import quantize
 from cli.recipes import recipes
 from cli.sweep import sweep
@@ -88,8 +89,8 @@ def _run(arguments: list[str] | None) -> int:  # noqa: PLR0911  (one for each ki
 
 
 def _fail(message: str, code: int) -> int:
-    """Say what went wrong; names in it are what a file says, so that a terminal must not be moved by them."""
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(message.split()))
+    """Say what went wrong."""
+    line = printable(" ".join(message.split()))
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
     click.echo(f"ptq: {line}", err=True)

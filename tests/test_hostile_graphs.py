@@ -183,6 +183,28 @@ def test_what_grows_and_no_layer_reads_is_left_to_the_run(op: str, tmp_path: Pat
         tracemalloc.stop()
 
 
+ESCAPES = "w\x1b[2J\x1b]0;title\x07\u202e"
+
+
+def test_names_in_what_is_printed_do_not_move_the_terminal(ptq: Command, tmp_path: Path) -> None:
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    product = node("MatMul", ["x", ESCAPES], ["y"], name=ESCAPES)
+    model.write_bytes(network([product], {ESCAPES: np.eye(4, 3, dtype=np.float32)}).SerializeToString())
+    np.savez(data, x=np.eye(8, 4, dtype=np.float32))
+    recipe = ("--method", "rtn", "--weights", "int8", "--data", data)
+    runs = (
+        ptq("quantize", model, *recipe, "--layers", "-o", tmp_path / "out.onnx"),
+        ptq("quantize", model, *recipe, "--dry-run"),
+        ptq("inspect", model),
+        ptq("diagnose", model, *recipe, "--eval", data),
+        ptq("quantize", model, *recipe, "--keep-float", "none"),
+    )
+    assert [run.code for run in runs] == [0, 0, 0, 0, 2]
+    for run in runs:
+        assert "\\x1b[2J" in run.out + run.err
+        assert (run.out + run.err).replace("\n", "").isprintable()
+
+
 def test_long_chains_do_not_run_out_of_stack(tmp_path: Path) -> None:
     """A table whose rows go through more layouts than Python has frames for."""
     nodes = [node("Gather", ["t", "i"], ["a0"]), *(node("Reshape", [f"a{k}", "s"], [f"a{k + 1}"]) for k in range(1000))]
