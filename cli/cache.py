@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.help import Group
+from cli.printable import printable
 from cli.reports import JSON, format_option
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def cache(context: click.Context, *, form: str) -> None:
     for row in rows:
         kinds = ", ".join(f"{count} {kind}" for kind, count in row["kinds"].items())
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["used"]))
-        click.echo(f"{row['bytes'] / 1e6:>10.1f} MB  {used}  {row['model']}  ({kinds})")
+        click.echo(f"{row['bytes'] / 1e6:>10.1f} MB  {used}  {printable(row['model'])}  ({kinds})")
     click.echo(f"{total / 1e6:>10.1f} MB in {store.folder}, {store.most_bytes / 1e9:g} GB at most after a run")
 
 

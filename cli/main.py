@@ -21,6 +21,7 @@ from cli.formats import formats
 from cli.help import Group
 from cli.inspect import inspect
 from cli.interrupt import ends_soon
+from cli.printable import printable
 from cli.quantize import quantize
 from cli.recipes import recipes
 from cli.sweep import sweep
@@ -101,15 +102,14 @@ def _command(arguments: list[str] | None, stack: ExitStack) -> int:  # noqa: PLR
             raise
         return _fail(_OUT_OF_MEMORY, 1)
     except OSError as error:
-        return _fail(
-            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; nothing was written", 1
-        )
+        place = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{place}; free space, or name another place", 1)
     return int(code or 0)
 
 
 def _fail(message: str, code: int) -> int:
-    """Say what went wrong; names in it are what a file says, so that a terminal must not be moved by them."""
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in " ".join(message.split()))
+    """Say what went wrong."""
+    line = printable(" ".join(message.split()))
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
     if ranks().tell(line):

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from types import TracebackType
 
 import rich.progress
-from rich.console import Console
 
+from cli.terminal import Terminal
 from ptq.pipeline.stages import Advance, Stages
 
 
@@ -17,8 +17,8 @@ class Progress(Stages):
 
     def __init__(self) -> None:
         super().__init__()
-        self.out = Console(highlight=False)
-        self._console = Console(stderr=True, highlight=False)
+        self.out = Terminal()
+        self._console = Terminal(stderr=True)
         columns = (
             rich.progress.TextColumn("{task.description:<10}"),
             rich.progress.BarColumn(),

@@ -102,9 +102,13 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
         return 0
     progress = Progress()
     with _showing_trials(progress), progress:
-        done = preview(job, recipe, progress) if dry_run else run(job, recipe, progress).report
-
-    reports.write(done, lambda: _show(done, progress.out, layers=layers))
+        if dry_run:
+            done: object = preview(job, recipe, progress)
+            with reports.written(done):
+                pass
+        else:
+            done = run(job, recipe, progress, reports.written).report
+    reports.show(done, lambda: _show(done, progress.out, layers=layers))
     return STRICT_EXIT if strict and isinstance(done, Report) and done.warnings else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,22 +57,32 @@ class Reports:
                 check_not_input(path, [each for each in read if isinstance(each, (str, Path))])
                 check_free(path, overwrite=self.overwrite)
 
-    def write(self, found: Any, show: Callable[[], None]) -> None:
-        """Write what is wanted of a report; `show` prints it as text."""
-        from ptq.pipeline.output import write_atomically
+    def written(self, found: Any) -> AbstractContextManager[None]:
+        """Files of a report, which get their names when the block ends well."""
+        from ptq.pipeline.output import written
         from ptq.report import to_json
 
-        text = to_json(found) if self.json is not None or self.form == JSON else ""
-        if self.json is not None:
-            write_atomically(self.json, text.encode(), overwrite=self.overwrite)
+        contents = {} if self.json is None else {self.json: to_json(found).encode()}
         if self.html is not None:
             from ptq.report.html import to_html
 
-            write_atomically(self.html, to_html(found, command_line()).encode(), overwrite=self.overwrite)
+            contents[self.html] = to_html(found, command_line()).encode()
+        return written(contents, overwrite=self.overwrite)
+
+    def show(self, found: Any, show: Callable[[], None]) -> None:
+        """Print a report, by `show` where it is as text."""
+        from ptq.report import to_json
+
         if self.form == JSON:
-            click.echo(text, nl=False)
+            click.echo(to_json(found), nl=False)
         else:
             show()
+
+    def write(self, found: Any, show: Callable[[], None]) -> None:
+        """Write what is wanted of a report, and print it."""
+        with self.written(found):
+            pass
+        self.show(found, show)
 
 
 def report_options(command: Command) -> Command:

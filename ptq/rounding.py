@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from functools import cache, lru_cache
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ptq import formats
 from ptq.errors import OptionError
-from ptq.formats import Format
+from ptq.formats import MOST_KEPT, Format
 from ptq.formats.minifloat import FLOAT16
 from ptq.vectors import VectorFormat
 
@@ -247,24 +247,24 @@ def _finished(fmt: Format, x: Tensor, rounded: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, rounded)
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def _table(fmt: Format) -> Tensor:
     return torch.tensor(fmt.values, dtype=torch.float64)
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def _book(fmt: VectorFormat) -> Tensor:
     return torch.tensor(fmt.book, dtype=torch.float64)
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def is_integer_grid(fmt: Format) -> bool:
     """Whether the format is consecutive integers with codes as even as they are: torch rounds those by itself."""
     pairs = enumerate(zip(fmt.values, fmt.codes, strict=True))
     return all(value == fmt.min + i and value % 1 == 0 == (code - value) % 2 for i, (value, code) in pairs)
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def _boundaries(fmt: Format, *, away: bool) -> Tensor:
     """Where the nearest number changes, float64; a number at a boundary belongs below it.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
 
 from ptq import formats
-from ptq.formats import Format
+from ptq.formats import MOST_KEPT, Format
 from ptq.formats.integer import Integers
 from ptq.rounding import round_to
 
@@ -113,7 +113,7 @@ def unit_below(largest: float, fmt: Format = LOGARITHMIC) -> float:
     return max(2.0 ** (math.frexp(largest)[1] - math.frexp(fmt.max)[1]), _LEAST_UNIT)
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def _least(fmt: Format) -> float:
     """The smallest positive number."""
     return next(value for value in fmt.values if value > 0)

@@ -137,3 +137,33 @@ def test_a_model_in_memory_keeps_its_constants_as_they_are() -> None:
     before = model.SerializeToString()
     library.quantize(model, normal(4, 2), **INT8)
     assert model.SerializeToString() == before
+
+
+SHARED = {
+    "Gemm first": "t = Gemm (x, w) y = MatMul (z, w)",
+    "MatMul first": "y = MatMul (z, w) t = Gemm (x, w)",
+    "a Gemm that is no layer": "t = Gemm <alpha = 0.5> (x, w) y = MatMul (z, w)",
+}
+
+
+@pytest.mark.parametrize("options", [INT8, INT8 | {"target": "tensorrt"}], ids=["cpu", "tensorrt"])
+@pytest.mark.parametrize("nodes", SHARED.values(), ids=SHARED)
+def test_a_weight_of_products_of_two_ranks(nodes: str, options: dict[str, str]) -> None:
+    """The inputs of the products of rank 3 are smoothed, which changes the weight, and their ranges are found later."""
+    model = graphs.model(nodes, "float[n, 16] x, float[n, 3, 16] z", "float[n, 4] t, float[n, 3, 4] y", {"w": (16, 4)})
+    uneven = np.geomspace(0.1, 10, 16, dtype=np.float32)
+    feeds = {"x": normal(8, 16)["x"], "z": normal(8, 3, 16)["x"] * uneven}
+    content = library.quantize(model, feeds, **options).content
+    expected = Session(model.SerializeToString()).run(feeds)
+    for got, wanted in zip(Session(content, optimize=False).run(feeds), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=0.03 * np.abs(wanted).max())
+
+
+def test_a_bias_that_is_a_factor_elsewhere_keeps_its_numbers() -> None:
+    """Of a bias that is one and nothing else, rounding takes up what it does to the mean."""
+    nodes = "a = Gemm (x, w, b) y = Mul (x, b)"
+    arrays = {"w": normal(4, 4)["x"], "b": np.ones(4, np.float32)}
+    model = graphs.with_arrays(nodes, "float[n, 4] x", "float[n, 4] a, float[n, 4] y", arrays)
+    feeds = {"x": normal(8, 4)["x"] + 3}
+    content = library.quantize(model, feeds, method="rtn", weights="int4").content
+    np.testing.assert_array_equal(Session(content).run(feeds)[1], feeds["x"])

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from small_graphs import PRODUCT, Node, behind, calling, function, network, node, value
 from tiny_models import matmul_onnx
 
+import ptq as library
 from ptq.errors import PtqError
 from ptq.model import limits
 from ptq.model.capture import CaptureOptions, capture
@@ -135,6 +136,17 @@ def test_what_is_wrong_is_named(name: str, tmp_path: Path) -> None:
     assert words in refusal(make(), tmp_path)
 
 
+@pytest.mark.parametrize("name", [name for name in BROKEN if "function" in name])
+def test_files_to_compare_with_are_looked_at_before_they_are_loaded(name: str, tmp_path: Path) -> None:
+    """ONNX Runtime writes functions into the graph until the memory or the stack ends."""
+    float_model, other = tmp_path / "float.onnx", tmp_path / "other.onnx"
+    make, words = BROKEN[name]
+    other.write_bytes(make().SerializeToString())
+    float_model.write_bytes(network([PRODUCT]).SerializeToString())
+    data = {"x": np.ones((4, 4), np.float32)}
+    assert words in str(library.compare(float_model, [other], data).files[0].failure)
+
+
 GROWING = {
     "Concat": lambda: doubling(40),
     "Expand": lambda: filled(node("Expand", ["c0", "s"], ["f"]), s=np.array([1 << 33])),
@@ -169,6 +181,28 @@ def test_what_grows_and_no_layer_reads_is_left_to_the_run(op: str, tmp_path: Pat
         assert tracemalloc.get_traced_memory()[1] < 100 << 20
     finally:
         tracemalloc.stop()
+
+
+ESCAPES = "w\x1b[2J\x1b]0;title\x07\u202e"
+
+
+def test_names_in_what_is_printed_do_not_move_the_terminal(ptq: Command, tmp_path: Path) -> None:
+    model, data = tmp_path / "model.onnx", tmp_path / "data.npz"
+    product = node("MatMul", ["x", ESCAPES], ["y"], name=ESCAPES)
+    model.write_bytes(network([product], {ESCAPES: np.eye(4, 3, dtype=np.float32)}).SerializeToString())
+    np.savez(data, x=np.eye(8, 4, dtype=np.float32))
+    recipe = ("--method", "rtn", "--weights", "int8", "--data", data)
+    runs = (
+        ptq("quantize", model, *recipe, "--layers", "-o", tmp_path / "out.onnx"),
+        ptq("quantize", model, *recipe, "--dry-run"),
+        ptq("inspect", model),
+        ptq("diagnose", model, *recipe, "--eval", data),
+        ptq("quantize", model, *recipe, "--keep-float", "none"),
+    )
+    assert [run.code for run in runs] == [0, 0, 0, 0, 2]
+    for run in runs:
+        assert "\\x1b[2J" in run.out + run.err
+        assert (run.out + run.err).replace("\n", "").isprintable()
 
 
 def test_long_chains_do_not_run_out_of_stack(tmp_path: Path) -> None:

@@ -190,6 +190,14 @@ def test_one_file_over_two_leaves_no_weights_behind(network: Model, tmp_path: Pa
     np.testing.assert_array_equal(outputs(output), outputs(tmp_path / "many.onnx"))
 
 
+def test_a_folder_that_somebody_else_made_stays(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(b"model")
+    found = Written(path, None)
+    del found
+    assert path.exists()
+
+
 def test_files_of_weights_are_found_without_reading_weights(network: Model, tmp_path: Path) -> None:
     assert data_files(tmp_path / "many.onnx") == {tmp_path / "many.onnx.data"}
     assert write(network, tmp_path / "one.onnx") is None

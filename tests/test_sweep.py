@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 
 import numpy as np
+import onnx
 import pytest
 from command import Command
 from small_folder import Folder
@@ -13,6 +15,7 @@ from small_folder import Folder
 import ptq as library
 from ptq.errors import OptionError
 from ptq.pipeline import build
+from ptq.pipeline.manifest import digest
 from ptq.recipe import Recipe, Rule
 from ptq.recipe.grid import grid, parse_bits, words
 
@@ -60,6 +63,20 @@ def test_a_rerun_keeps_what_is_there(folder: Folder, ptq: Command) -> None:
     with np.load(folder.data) as arrays:  # other data, another file
         np.savez(folder.data, **{name: arrays[name][:8] for name in arrays.files})
     assert [point["kept"] for point in swept(ptq, folder, *grid_)["points"]] == [False, False]
+
+
+def test_a_file_is_made_anew_when_weights_beside_the_model_change(folder: Folder, ptq: Command) -> None:
+    options = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
+    model = onnx.load(folder.model)
+    onnx.save(model, folder.model, **options)
+    before = digest(folder.model)
+    assert before == hashlib.sha256(folder.model.read_bytes() + (folder.path / "weights").read_bytes()).hexdigest()
+    grid_ = ("--methods", "rtn", "--bits", "8")
+    assert [point["kept"] for _ in range(2) for point in swept(ptq, folder, *grid_)["points"]] == [False, True]
+    weights = bytearray((folder.path / "weights").read_bytes())
+    weights[2] ^= 1
+    (folder.path / "weights").write_bytes(weights)
+    assert [point["kept"] for point in swept(ptq, folder, *grid_)["points"]] == [False]
 
 
 def test_a_file_of_somebody_else_stays(folder: Folder, ptq: Command) -> None:

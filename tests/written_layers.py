@@ -48,7 +48,7 @@ def _layers(made: Made, file: ModelProto, feeds: Mapping[str, np.ndarray]) -> It
 def _tables(made: Made) -> Iterator[tuple[str, np.ndarray]]:
     """How far the numbers of tables are off, by the node that takes rows."""
     for site in made.model.sites:
-        weight = made.sites[site.name].weight
+        weight = made.sites[site.name].numbers()
         for use in site.uses:
             if use.lookup and weight is not None:
                 matrix = made.model.matrix(site)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cli.formats.entries import Entry
+from cli.terminal import Terminal
 
 _NO_LIMIT: Final = 1000
 
@@ -37,7 +37,7 @@ block    numbers in groups along a row with a scale each, counted in the bits;
 
 def print_list(sections: Mapping[str, Sequence[Entry]]) -> None:
     """Entries under the names of their families; families with the same columns in one table."""
-    console = Console(highlight=False)
+    console = Terminal()
     for titles, of in itertools.groupby(sections.items(), key=lambda section: tuple(section[1][0].cells)):
         table = _table(titles, of)
         # rather lines that are too long for a terminal than numbers in pieces
@@ -50,7 +50,7 @@ def print_list(sections: Mapping[str, Sequence[Entry]]) -> None:
 
 def print_entry(entry: Entry) -> None:
     """All that is known of one, then its codes and numbers."""
-    console = Console(highlight=False)
+    console = Terminal()
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
         table.add_column(overflow="fold")

@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from ptq.disk import passing
 from ptq.errors import AuditError
 from ptq.model.session import Session
 from ptq.model.wire import data_files
@@ -101,8 +101,8 @@ def peak_bytes(path: Path, feeds: Mapping[str, np.ndarray]) -> int:
         AuditError: the process fails.
 
     """
-    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-        data = Path(folder) / "feeds.npz"
+    with passing() as folder:
+        data = folder / "feeds.npz"
         np.savez(data, **{f"feed:{name}": array for name, array in feeds.items()})  # type: ignore[arg-type]
         # as a file, not as a module of this package: its parent packages would import torch and hide the peak
         command = [sys.executable, "-P", str(_SCRIPT), str(path), str(data)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, NodeProto
 
-from ptq.errors import AuditError, ModelError
+from ptq.disk import check_room, passing
+from ptq.errors import AuditError
 from ptq.model.session import Session
 
 _INTEGER = frozenset({
@@ -35,15 +35,20 @@ def optimized_graph(path: Path) -> GraphProto:
 
     Raises:
         AuditError: the file does not load.
+        OutputError: there is no room for what it is made to.
 
     """
-    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-        optimized = Path(folder) / "optimized.onnx"
+    with passing() as folder:
+        optimized = folder / "optimized.onnx"
         try:
             Session(path, optimized_path=optimized)
-        except ModelError as error:
+            graph = onnx.load(optimized, format="protobuf", load_external_data=False).graph
+        except Exception as error:  # protobuf's errors share no base class with others
+            check_room(folder, path.stat().st_size)
             raise AuditError(f"{path}: {error}") from error
-        return onnx.load(optimized, format="protobuf", load_external_data=False).graph
+        if not graph.node:
+            check_room(folder, path.stat().st_size)
+        return graph
 
 
 def is_integer(node: NodeProto) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,15 @@ import numpy as np
 
 from ptq.audit.audit import kernels_of
 from ptq.audit.kernels import Kernel
+from ptq.disk import check_room, passing
 from ptq.model.session import Session
 
 _WARM, _ROUNDS = 2, 12
 _MOST_SECONDS = 10.0
 _KERNEL_TIME = "_kernel_time"
 _MICROSECOND = 1e-6
+_ENOUGH = 1 << 20
+"""Bytes of the profile of a network."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ def profiles(paths: Sequence[Path], feeds: Mapping[str, np.ndarray]) -> list[Pro
 
     Raises:
         AuditError: a file does not load.
+        OutputError: there is no room for what is measured.
 
     """
     kernels = [kernels_of(path) for path in paths]
-    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-        sessions = [Session(path, profile=Path(folder) / f"{number}") for number, path in enumerate(paths)]
+    with passing() as folder:
+        sessions = [Session(path, profile=folder / f"{number}") for number, path in enumerate(paths)]
         start = time.perf_counter()
         for session in sessions:
             session.run(feeds)
@@ -65,7 +68,11 @@ def profiles(paths: Sequence[Path], feeds: Mapping[str, np.ndarray]) -> list[Pro
         for _ in range(rounds):
             for session in sessions:
                 session.run(feeds)
-        found = [node_runs(session.end_profiling()) for session in sessions]
+        try:
+            found = [node_runs(session.end_profiling()) for session in sessions]
+        except (OSError, ValueError):  # ONNX Runtime does not say that it could not write
+            check_room(folder, _ENOUGH)
+            raise
     return [_profile(nodes, known) for nodes, known in zip(found, kernels, strict=True)]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ptq.cache.place import writing
 from ptq.errors import OutputError
 
 try:
@@ -24,6 +25,7 @@ def held(output: Path | None, folder: Path) -> Iterator[None]:
 
     Raises:
         OutputError: another run is at it.
+        CacheError: the folder cannot be written.
 
     """
     if fcntl is None:
@@ -31,20 +33,22 @@ def held(output: Path | None, folder: Path) -> Iterator[None]:
         return
     said = f"process {os.getpid()}" if output is None else str(output.absolute())
     path = folder / _FOLDER / hashlib.sha256(said.encode()).hexdigest()[:32]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with writing(folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b", buffering=0)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise OutputError(
-                f"another run, process {file.read().strip() or 'unknown'}, is writing {output}; wait for it, or give "
-                f"another -o"
+                f"another run, process {file.read().decode().strip() or 'unknown'}, is writing {output}; wait for it, "
+                f"or give another -o"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        os.utime(path)
+        with writing(folder):
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
+            os.utime(path)
         yield
         if output is None:
             path.unlink(missing_ok=True)

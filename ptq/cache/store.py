@@ -25,13 +25,11 @@ from torch import Tensor
 
 from ptq.cache.encoding import Encoder, decoded, fingerprint
 from ptq.cache.locks import earliest
+from ptq.cache.place import usual, writing
 from ptq.errors import CacheError
 
-FOLDER: Final = "PTQ_CACHE"
-"""The environment variable that names the folder."""
-
 BOUND: Final = "PTQ_CACHE_GB"
-"""That of how many gigabytes are left there when a run ends."""
+"""The environment variable of how many gigabytes are left there when a run ends."""
 
 _USUAL_BOUND: Final = 10.0
 _TREE, _KIND, _ABOUT = "ptq.tree", "ptq.kind", "ptq.about"
@@ -66,10 +64,8 @@ class Store:
         """
         self.folder, self.most_bytes, self.about = folder, most_bytes, about
         self._memory: OrderedDict[Path, tuple[Any, int]] = OrderedDict()
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise self._error(error) from error
 
     def get(self, kind: str, key: Callable[[], Any], make: Callable[[], T]) -> T:
         """What follows from a key, as it was made for an equal one once, else made now."""
@@ -151,14 +147,13 @@ class Store:
         """Give a file its name when it is complete."""
         unfinished = None
         try:
-            path.parent.mkdir(exist_ok=True)
-            handle, name = tempfile.mkstemp(_UNFINISHED, dir=path.parent)
-            os.close(handle)
-            unfinished = Path(name)
-            write(unfinished)
-            unfinished.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise self._error(error) from error
+            with writing(self.folder):
+                path.parent.mkdir(exist_ok=True)
+                handle, name = tempfile.mkstemp(_UNFINISHED, dir=path.parent)
+                os.close(handle)
+                unfinished = Path(name)
+                write(unfinished)
+                unfinished.replace(path)
         finally:
             if unfinished is not None:
                 unfinished.unlink(missing_ok=True)
@@ -181,13 +176,17 @@ class Store:
         """Drop what was not used for longest until there are no more bytes than that, or than usual; how many went.
 
         What may be of a run that is going on stays.
+
+        Raises:
+            CacheError: the disk does not let go of it.
+
         """
         going = earliest(self.folder)
         for path in self.folder.glob(f"??/*{_UNFINISHED}"):
             with contextlib.suppress(FileNotFoundError):
                 begun = path.stat().st_mtime
                 if begun < going and (most_bytes == 0 or time.time() - begun > _STALE_SECONDS):
-                    path.unlink()
+                    self._drop(path)
         held = []
         for path in self.folder.glob(f"??/*{_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):
@@ -199,16 +198,13 @@ class Store:
         for used, size, path in sorted(held):
             if total <= most or used >= going:
                 break
-            path.unlink(missing_ok=True)
+            self._drop(path)
             total, dropped = total - size, dropped + size
         return dropped
 
-    def _error(self, error: Exception) -> CacheError:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return CacheError(
-            f"the cache {self.folder} cannot be written ({reason}); free space, run ptq cache clear, or name another "
-            f"folder by {FOLDER}"
-        )
+    def _drop(self, path: Path) -> None:
+        with writing(self.folder):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -243,15 +239,7 @@ def opened(about: str = "") -> Store:
         most = -1.0
     if not 0 <= most < float("inf"):
         raise CacheError(f"{BOUND}={said} is no number of gigabytes; give for example {BOUND}=10")
-    return Store(_folder(), int(most * 1e9), about)
-
-
-def _folder() -> Path:
-    said, shared = os.environ.get(FOLDER), os.environ.get("XDG_CACHE_HOME")
-    try:
-        return Path(said) if said else Path(shared or Path.home() / ".cache") / "ptq"
-    except RuntimeError as error:  # nobody says where this user is at home
-        raise CacheError(f"there is no home folder for the cache; name a folder by {FOLDER}") from error
+    return Store(usual(), int(most * 1e9), about)
 
 
 @cache

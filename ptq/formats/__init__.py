@@ -15,6 +15,9 @@ from ptq import registry
 from ptq.errors import OptionError
 
 INT8_MAX: Final = 127
+MOST_KEPT: Final = 128
+"""Of so many formats is kept what follows from them: all that have a name, and few of those made for one tensor."""
+
 PORTABLE_MAX: Final = 63
 """Largest int8 weight whose products with uint8 inputs never saturate the paired int16 sums of CPUs without VNNI."""
 

@@ -53,11 +53,9 @@ def execution(model: Model, site: Site, method: Method, activations: str) -> Exe
 
 def _is_flat(model: Model, site: Site) -> bool:
     """Whether all inputs of a product have rank 2."""
-    if site.op == GEMM:
-        return True
     names = {use.node for use in site.products}
-    inputs = (node.inputs[0] for node in model.graph.graph if node.name in names)
-    return {_rank(value) for value in inputs} == {2}
+    nodes = [node for node in model.graph.graph if node.name in names]
+    return all(node.op_type == GEMM or _rank(node.inputs[0]) == 2 for node in nodes)
 
 
 def _rank(value: ir.Value | None) -> int | None:

@@ -159,7 +159,7 @@ def _dequantized(builder: Builder, site: Site, uses: _Uses, weight: QTensor, inp
     image = block_image(builder, weight)
     for node, _ in uses:
         node.replace_input_with(1, image)
-        if site.op == GEMM:
+        if node.op_type == GEMM:
             node.attributes["transB"] = ir.AttrInt64("transB", 0)  # blocks go along the first axis of `(in, out)`
     return None
 

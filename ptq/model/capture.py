@@ -86,7 +86,7 @@ def _from_file(path: Path, options: CaptureOptions, example: Mapping[str, np.nda
         )
     if kind is Kind.ONNX:
         _refuse(options, f"{path} (ONNX)", model=True, inputs=True)
-        return _from_proto(_read_proto(path), path)
+        return _from_proto(read_proto(path), path)
 
     from ptq.model import checkpoints, programs
 
@@ -137,7 +137,13 @@ def _refuse(options: CaptureOptions, what: str, *, model: bool = False, inputs: 
         raise OptionError(f"--input {options.inputs[0]} is for modules, {what} knows its inputs; leave it out")
 
 
-def _read_proto(path: Path) -> onnx.ModelProto:
+def read_proto(path: Path) -> onnx.ModelProto:
+    """The model in an ONNX file, without weights that lie in others.
+
+    Raises:
+        ModelFileError: it cannot be read.
+
+    """
     try:
         return onnx.load(path, format="protobuf", load_external_data=False)
     except Exception as error:  # the parsers of protobuf share no error class

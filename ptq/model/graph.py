@@ -92,7 +92,11 @@ class Model:
     def has_own_bias(self, site: Site) -> bool:
         """Whether a site has a bias that nothing else uses."""
         biases = [use.bias for other in self.sites for use in other.uses]
-        return len(site.uses) == 1 and site.uses[0].bias is not None and biases.count(site.uses[0].bias) == 1
+        name = site.uses[0].bias
+        if name is None or len(site.uses) > 1 or biases.count(name) > 1:
+            return False
+        bias = self.graph.graph.initializers[name]
+        return len(bias.uses()) == 1 and not bias.is_graph_output()
 
     def with_initializers(self, arrays: Mapping[str, np.ndarray]) -> Model:
         """A copy that holds other numbers under the same names."""

@@ -87,11 +87,18 @@ def _normalize(graph: ir.Graph, readers: Sequence[ir.Node]) -> None:
 
 
 def _divide(graph: ir.Graph, site: Site, value: ir.Value, reader: ir.Node, how: Rescaling) -> None:
-    """Take the factors out of a weight; the rows of channels aside become a product of their own."""
+    """Take the factors out of a weight; the rows of channels aside become a product of their own.
+
+    What is no site and reads the weight too, such as a Gemm with an alpha, goes on reading it as it was.
+    """
     old = graph.initializers[site.weight]
     array = constant(old)
     if array is None:
         raise ModelError(f"the weight {site.weight!r} is not constant")
+    others = [(node, slot) for node, slot in old.uses() if node is not reader]
+    kept = _initializer(graph, f"{site.name}/unscaled", array) if others else old
+    for node, slot in others:
+        node.replace_input_with(slot, kept)
     matrix = site.matrix(array)
     by_group = matrix.reshape(site.groups, -1, site.columns)
     factors = how.scale.reshape(site.groups, 1, -1).repeat(site.kernel, -1)

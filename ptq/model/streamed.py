@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ptq import heap
+from ptq.disk import writing
 from ptq.errors import ModelFileError
 
 _PIECE = 1 << 22
@@ -126,10 +127,16 @@ class Spool:
     """A file that the large weights of a graph go to as they are made, and are read from while it is open."""
 
     def __init__(self, output: Path | None = None) -> None:
-        """A file on the disk of an output, or where the system has those that pass."""
+        """A file on the disk of an output, or where the system has those that pass.
+
+        Raises:
+            OutputError: the disk does not take it.
+
+        """
         folder, name = (None, "ptq") if output is None else (output.parent, output.name)
-        self._folder = tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder)
-        self._path = Path(self._folder.name) / "weights"
+        with writing(output):
+            self._folder = tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder)
+        self._output, self._path = output, Path(self._folder.name) / "weights"
         self._end = 0
 
     def __enter__(self) -> Self:
@@ -141,7 +148,12 @@ class Spool:
         self._folder.cleanup()
 
     def take(self, graph: ir.Graph) -> None:
-        """Let the file have the large weights that a graph has in memory."""
+        """Let the file have the large weights that a graph has in memory.
+
+        Raises:
+            OutputError: the disk does not take them.
+
+        """
         for value in graph.initializers.values():
             tensor = value.const_value
             if tensor is not None and tensor.nbytes >= _LEAST_SPOOLED and not isinstance(tensor, Streamed):
@@ -149,7 +161,7 @@ class Spool:
         heap.trim()
 
     def _put(self, tensor: ir.TensorProtocol) -> Streamed:
-        with self._path.open("ab") as file:
+        with writing(self._output), self._path.open("ab") as file:
             file.write(tensor.tobytes())
         offset, self._end = self._end, self._end + tensor.nbytes
         return Streamed(

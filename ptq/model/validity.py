@@ -26,16 +26,26 @@ _UNKNOWN = "is not a registered function/op"
 Name = tuple[str, str, str]
 
 
+def check_bounded(proto: onnx.ModelProto, path: Path | None) -> None:
+    """Check that loading a model takes no more than there is of it; nothing is allocated because it claims to need it.
+
+    Raises:
+        ModelFileError: its weights are not as they claim, or its functions go on without end.
+
+    """
+    check_tensors(proto, path)
+    _check_functions(proto)
+
+
 def check_valid(proto: onnx.ModelProto, path: Path | None) -> None:
-    """Check a model that lies in a file, or in memory; nothing is allocated because it claims to need it.
+    """Check a model that lies in a file, or in memory.
 
     Raises:
         ModelFileError: its weights are not as they claim, or its functions go on without end.
         ModelError: its opset is none that is read, or ONNX Runtime does not load it.
 
     """
-    check_tensors(proto, path)
-    _check_functions(proto)
+    check_bounded(proto, path)
     opset_of({entry.domain: entry.version for entry in proto.opset_import})
     if path is not None:
         _check_loads(proto, path)

@@ -30,8 +30,8 @@ _REFUSALS: Final = (OptionError, ModelError, AuditError)
 """What one recipe may raise where others work."""
 
 
-def run(about: Job, auto: Auto, stages: Stages) -> Result:
-    """Quantize a model by the best recipe, measure the result, and write it when the job names an output.
+def made(about: Job, auto: Auto, stages: Stages) -> Result:
+    """Quantize a model by the best recipe and measure the result, as a file that is not yet where the job wants it.
 
     With a drop to keep to, the best is the smallest file, of such the fastest, of such the most exact; with nothing
     but a size, the most accurate.
@@ -48,17 +48,14 @@ def run(about: Job, auto: Auto, stages: Stages) -> Result:
         result = single.made(about, auto.recipes[best.recipe], stages)
         size = result.written.bytes
         if trials.target_bytes is None or size <= trials.target_bytes:
-            report = replace(result.report, trials=replace(trials, taken=best.recipe))
-            if about.output is not None:
-                result.written.move(about.output, overwrite=about.overwrite)
-            return Result(result.written, report)
+            return Result(result.written, replace(result.report, trials=replace(trials, taken=best.recipe)))
         missed = replace(best, met=False, note=f"{size:,} bytes when calibrated on all of the data")
         trials = replace(trials, tried=tuple(missed if each is best else each for each in trials.tried))
     raise UnmetError(_unmet(trials), trials)
 
 
 def preview(about: Job, auto: Auto, stages: Stages) -> Trials:
-    """What `run` would try, without running the network; nothing is written."""
+    """What `made` would try, without running the network; nothing is written."""
     _check_data(about)
     _check_early(about, auto)
     once = replace(single.exported(about), output=None)

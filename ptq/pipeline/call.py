@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,18 @@ from ptq.pipeline.sweep import sweep as sweep_grid
 from ptq.ranks import ranks
 from ptq.recipe import Auto, Recipe, asked
 from ptq.recipe.grid import grid
-from ptq.report import Comparison, Diagnosis, Inspection, Outline, Sweep, Trials
+from ptq.report import Comparison, Diagnosis, Inspection, Outline, Report, Sweep, Trials
 
 
-def run(about: Job, recipe: Recipe | Auto, stages: Stages) -> Result:
+def run(
+    about: Job,
+    recipe: Recipe | Auto,
+    stages: Stages,
+    beside: Callable[[Report], AbstractContextManager[object]] = nullcontext,
+) -> Result:
     """Quantize a model, measure the result, and write it when the job names an output.
+
+    The file gets its name while what the report is handed `beside` to lasts.
 
     Raises:
         OptionError: there is a size to meet, and only one recipe.
@@ -45,9 +53,12 @@ def run(about: Job, recipe: Recipe | Auto, stages: Stages) -> Result:
     with held(about.output, store.folder):
         if about.output is not None:
             clear(about.output)
-        done = auto.run(about, recipe, stages) if isinstance(recipe, Auto) else single.run(about, recipe, stages)
+        made = auto.made(about, recipe, stages) if isinstance(recipe, Auto) else single.made(about, recipe, stages)
+        with beside(made.report):
+            if about.output is not None:
+                made.written.move(about.output, overwrite=about.overwrite)
     store.trim()
-    return done
+    return made
 
 
 def assist(about: Job, recipe: Recipe | Auto, stages: Stages) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ptq.allocation import Rungs, Speed
 from ptq.audit import latency
 from ptq.audit.profile import Profile, profiles
+from ptq.disk import passing
 from ptq.errors import OptionError
 from ptq.model.graph import Model
 from ptq.model.save import write
@@ -49,8 +48,8 @@ class Clock:
             OptionError: no choice that was tried is fast enough.
 
         """
-        with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-            reference, quantized, some = (Path(folder) / f"{name}.onnx" for name in ("float", "quantized", "some"))
+        with passing() as folder:
+            reference, quantized, some = (folder / f"{name}.onnx" for name in ("float", "quantized", "some"))
             every_other = {name: rung for k, (name, rung) in enumerate(full.items()) if k % 2}
             for path, rungs in ((quantized, full), (some, every_other)):
                 write(self.lowered(weights(rungs)), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +14,14 @@ from calibration.dataset import Dataset, fit
 from calibration.images import ImageOptions
 from calibration.sources import open_data
 from ptq.audit import Timing, census, file_bytes, float_numbers, load, peak_bytes, tensor_bits, timings
-from ptq.errors import ModelError, OptionError
+from ptq.disk import passing
+from ptq.errors import ModelError, ModelFileError, OptionError
 from ptq.evaluate import Accuracy, check_labels, check_metrics, evaluate_all
-from ptq.model.capture import CaptureOptions, capture, is_onnx
+from ptq.model.capture import CaptureOptions, capture, is_onnx, read_proto
 from ptq.model.graph import Model
 from ptq.model.save import write
 from ptq.model.session import Session
+from ptq.model.validity import check_bounded
 from ptq.pipeline.describe import EVALUATION_BATCH
 from ptq.pipeline.job import ACCEPTED_DROP, check_drop
 from ptq.pipeline.manifest import digest, machine, versions
@@ -75,10 +76,10 @@ def compare(about: Compared, stages: Stages) -> Comparison:
         wrong = f"{missing[0]} does not exist" if missing else "there is no file to compare with the model"
         raise ModelError(f"{wrong}; give ONNX files")
     source = open_data(about.evaluation, about.images, "--eval")
-    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
+    with passing() as folder:
         with stages.stage("capture"):
             model = Model(capture(about.model, about.capture, source.example()))
-            reference = as_file(about.model, model, Path(folder))
+            reference = as_file(about.model, model, folder)
         data = fit(source, model.inputs)
         check_labels(data.labels, model.shape(model.outputs[0]), source.title)
         accuracies, failures = _evaluated(about, reference, data, stages)
@@ -126,6 +127,7 @@ def _evaluated(
     sessions, failures = dict[Path, Session](), dict[Path, str]()
     for path in dict.fromkeys(about.files):
         try:
+            check_bounded(read_proto(path), path)
             session = Session(path)
             common = _common_size(session, first, size)
             batch = next(data.batches(common or 1))
@@ -134,7 +136,7 @@ def _evaluated(
                     f"it is fixed to batches of {common}, and the data have {batch.size}; give more samples"
                 )
             _check_output(session, first, batch.feeds)
-        except ModelError as error:
+        except (ModelError, ModelFileError) as error:
             failures[path] = str(error)
         else:
             sessions[path], size = session, common

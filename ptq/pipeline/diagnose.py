@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 from calibration.dataset import Dataset
 from ptq.audit.profile import Profile, profiles
 from ptq.cache import opened
+from ptq.disk import passing
 from ptq.errors import DataError, OptionError
 from ptq.evaluate import Accuracy, evaluate_all
 from ptq.method import OneTerm
@@ -80,13 +80,13 @@ def diagnose(about: Diagnosed, stages: Stages) -> Diagnosis:
         raise AssertionError
     data = ready.evaluation.take(about.samples)
     whole = built.made.weights
-    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-        reference = Path(folder) / "float.onnx"
+    with passing() as folder:
+        reference = folder / "float.onnx"
         write(ready.raw, reference)
         session = Session(reference)
         accuracy = _evaluated(session, [built.written.path], data, about.job)[0]
         blamed = list(_blamed(built, session, data, about.job, stages))
-        times = _times(built, data, Path(folder))
+        times = _times(built, data, folder)
         layers = [
             replace(each, float_ms=_ms(times[0], each.site), ms=_ms(times[1], each.site))
             for each in sorted(blamed, key=lambda each: _order(each.alone))
@@ -101,7 +101,7 @@ def diagnose(about: Diagnosed, stages: Stages) -> Diagnosis:
             about.job.accepted_drop,
         )
         points = list(_proposals(about.recipe, layers, whole))
-        tried = sweep(Swept(compared, about.job.data, points, {}, Path(folder) / "tried", passing=True), stages)
+        tried = sweep(Swept(compared, about.job.data, points, {}, folder / "tried", passing=True), stages)
     return Diagnosis(about.recipe.title, accuracy, tuple(layers), tried)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import ptq
 from calibration.dataset import Dataset
+from ptq.model.capture import is_onnx
+from ptq.model.wire import data_files
 from ptq.recipe import Recipe
 
 MANIFEST = "ptq.manifest"
@@ -50,9 +52,12 @@ def cores() -> int:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file; of a model with weights in others, of it and then those by name, one behind another."""
+    found = hashlib.sha256()
+    for each in (path, *(sorted(data_files(path)) if is_onnx(path) else ())):
+        with each.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)
+    return found.hexdigest()
 
 
 def manifest(source: object, recipe: Recipe, data: Dataset | None) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
+from ptq.disk import writing
 from ptq.errors import OutputError
+
+_WITHOUT_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -48,24 +54,30 @@ def check_not_input(path: Path, inputs: Iterable[object]) -> None:
             raise OutputError(f"the output {path} is the input {each}, which is never modified; give another -o")
 
 
-def write_atomically(path: Path, content: bytes, *, overwrite: bool) -> None:
-    """Write a file by way of a temporary one beside it.
+@contextmanager
+def written(contents: Mapping[Path, bytes], *, overwrite: bool) -> Iterator[None]:
+    """Write files by way of temporary ones beside them, all of which get their names when the block has ended well.
 
     Raises:
-        OutputError: it exists and may not be overwritten, or the disk does not take it; nothing is left behind.
+        OutputError: one exists and may not be overwritten, or a disk does not take it; nothing is left behind.
 
     """
-    check_free(path, overwrite=overwrite)
-    temporary = None
+    temporaries: dict[Path, Path] = {}
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        publish(temporary, path, overwrite=overwrite)
-    except OSError as error:
-        raise refused(path, error) from error
+        for path, content in contents.items():
+            check_free(path, overwrite=overwrite)
+            with (
+                writing(path),
+                tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file,
+            ):
+                temporaries[path] = Path(file.name)
+                file.write(content)
+        yield
+        for path, temporary in temporaries.items():
+            with writing(path):
+                publish(temporary, path, overwrite=overwrite)
     finally:
-        if temporary is not None:
+        for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
 
 
@@ -79,11 +91,23 @@ def publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.chmod(0o666 & ~_umask())
-    if overwrite:
-        temporary.replace(path)
-    else:
-        os.link(temporary, path)  # unlike a rename, this fails where there is a file
+    if not overwrite and _linked(temporary, path):
         temporary.unlink()
+    else:
+        temporary.replace(path)
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give a file another name, which, unlike a rename, fails where there is one; False where the disk has no links."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error
+        return False
+    return True
 
 
 def clear(path: Path) -> None:
@@ -92,11 +116,6 @@ def clear(path: Path) -> None:
     for each in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if left.fullmatch(each.name) and each.is_dir():
             shutil.rmtree(each, ignore_errors=True)
-
-
-def refused(path: Path, error: OSError) -> OutputError:
-    """What is said where the disk does not take an output."""
-    return OutputError(f"cannot write {path}: {error.strerror or error}; free space or choose another -o")
 
 
 def _umask() -> int:

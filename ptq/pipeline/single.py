@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from calibration.sources import open_data
 from ptq.audit import check_runs, session_bytes
 from ptq.cache import opened
+from ptq.disk import passing
 from ptq.errors import AuditError, ModelError
 from ptq.model.capture import CaptureOptions, captured, is_onnx
 from ptq.model.graph import Model
@@ -29,14 +29,6 @@ from ptq.recipe import Recipe
 from ptq.report import Outline
 
 
-def run(job: Job, recipe: Recipe, stages: Stages) -> Result:
-    """Quantize a model, measure the result, and write it when the job names an output."""
-    result = made(job, recipe, stages)
-    if job.output is not None:
-        result.written.move(job.output, overwrite=job.overwrite)
-    return result
-
-
 def assist(job: Job, recipe: Recipe, stages: Stages) -> None:
     """Do the share of a rank other than the first."""
     share(job, recipe, get_ready(job, recipe, stages), stages, opened(job.about))
@@ -46,8 +38,8 @@ def made(job: Job, recipe: Recipe, stages: Stages) -> Result:
     """Quantize a model and measure the result, as a file that is not yet where the job wants it."""
     ready = get_ready(job, recipe, stages)
     built = build(job, recipe, ready, stages, opened(job.about))
-    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
-        reference = _reference(job.model, ready.raw, ready.taken, Path(folder))
+    with passing() as folder:
+        reference = _reference(job.model, ready.raw, ready.taken, folder)
         try:
             report = describe(built.made, reference, built.written.path, job.output, job.accepted_drop, stages)
             if ready.data is None and ready.evaluation is None and built.made.elsewhere is None:
@@ -67,14 +59,14 @@ def _try_on_noise(ready: Ready, reference: Path, written: Path) -> None:
 
 
 def preview(job: Job, recipe: Recipe, stages: Stages) -> Outline:
-    """What `run` would do, and what it will take; nothing is written."""
+    """What `made` would do, and what it will take; nothing is written."""
     ready = get_ready(job, recipe, stages)
     with stages.stage("predict"):
         return replace(_outlined(job, ready), prediction=predict(ready))
 
 
 def planned(job: Job, recipe: Recipe, stages: Stages) -> Outline:
-    """What `run` would do, up to where it begins to run the network and to round."""
+    """What `made` would do, up to where it begins to run the network and to round."""
     return _outlined(job, get_ready(job, recipe, stages))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from calibration.dataset import Dataset, fit
 from calibration.sources import open_data
 from ptq.cache import Store, held, opened
+from ptq.disk import passing, writing
 from ptq.errors import ModelError, OptionError, OutputError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
@@ -48,19 +48,20 @@ def sweep(about: Swept, stages: Stages) -> Sweep:
 
     Raises:
         OptionError: no recipe fits the model.
-        OutputError: a file of a point's name is none of ours.
+        OutputError: a file of a point's name is none of ours, or the folder cannot be written.
         PtqError: the model or the data are at fault.
 
     """
     compared = about.compared
-    about.folder.mkdir(parents=True, exist_ok=True)
+    with writing(about.folder):
+        about.folder.mkdir(parents=True, exist_ok=True)
     source = None if about.data is None else open_data(about.data, compared.images, "--data")
     unseen = open_data(compared.evaluation, compared.images, "--eval")
-    with tempfile.TemporaryDirectory(prefix="ptq-") as folder:
+    with passing() as folder:
         with stages.stage("capture"):
             example = (source or unseen).example()
             model = Model(capture(compared.model, compared.capture, example))
-            path = as_file(compared.model, model, Path(folder))
+            path = as_file(compared.model, model, folder)
         fit(unseen, model.inputs)
         data = None if source is None else fit(source, model.inputs)
         job = Job(path, source, images=compared.images, capture=CaptureOptions())

@@ -6,26 +6,26 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ptq.disk import writing
 from ptq.errors import OutputError
 from ptq.model.graph import Model
 from ptq.model.save import LARGEST, beside, refer_to, refers_to, write
-from ptq.pipeline.output import check_free, publish, refused
+from ptq.pipeline.output import check_free, publish
 
 _UNNAMED = "quantized.onnx"
 
 
 @dataclass(eq=False)
 class Written:
-    """An ONNX model as a file, and another one where one does not hold it; in a folder that goes when this does."""
+    """An ONNX model as a file, and another one where one does not hold it; those of `of` go when this does."""
 
     path: Path
     data: Path | None
-
-    def __post_init__(self) -> None:
-        self._drop = weakref.finalize(self, shutil.rmtree, self.path.parent, ignore_errors=True)
+    _drop: Callable[[], object] = field(default=lambda: None, init=False, repr=False)
+    """Removes the folder, where `of` made one."""
 
     @classmethod
     def of(cls, model: Model, output: Path | None = None, most_bytes: int = LARGEST) -> Written:
@@ -36,12 +36,15 @@ class Written:
 
         """
         path = Path(_UNNAMED) if output is None else output
-        try:
+        with writing(output):
             folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=None if output is None else path.parent)
             found = cls(Path(folder) / path.name, None)
-            found.data = write(model, found.path, most_bytes)
-        except OSError as error:
-            raise refused(path, error) from error
+            found._drop = weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+            try:
+                found.data = write(model, found.path, most_bytes)
+            except BaseException:
+                found._drop()
+                raise
         return found
 
     @property
@@ -75,7 +78,7 @@ class Written:
         data = beside(path)
         if self.data is not None and data.exists() and not overwrite:
             raise OutputError(f"{data}, where the weights of the output go, exists; give another -o, or --overwrite")
-        try:
+        with writing(path):
             idle = self.data is None and path.exists() and refers_to(path, data.name)
             with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
                 ready = Path(folder) / path.name
@@ -88,6 +91,4 @@ class Written:
                 publish(ready, path, overwrite=overwrite)
             if idle:
                 data.unlink(missing_ok=True)
-        except OSError as error:
-            raise refused(path, error) from error
         return None if self.data is None else data

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from ptq.chunks import in_chunks, weight_chunks
-from ptq.formats import Format
+from ptq.formats import MOST_KEPT, Format
 from ptq.formats.lloyd import LloydFormat
 from ptq.scales import ScaleGrid
 from ptq.solve.curvature import Curvature
@@ -141,7 +141,7 @@ def limits(fmt: Format) -> tuple[float, float]:
     return largest / float(tried.min()), largest / float(tried.max())
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def candidates(fmt: Format) -> Tensor:
     """What to try as scales, relative to that with which the largest weight is the largest number.
 
@@ -161,7 +161,7 @@ def candidates(fmt: Format) -> Tensor:
     return _OCTAVE if limit >= _FINEST_LIMIT else torch.cat([_FINEST[1:], _COARSE])
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def _finest(fmt: Format) -> float:
     """The largest number whose neighbours are, in relation to it, as near as any number's."""
     values = [value for value in fmt.values if value > 0]

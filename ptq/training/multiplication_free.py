@@ -14,14 +14,14 @@ against: the products of the layers are plain ones of floats, and give the same.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from ptq import formats
-from ptq.formats import Format
+from ptq.formats import MOST_KEPT, Format
 from ptq.formats.minifloat import FloatFormat
 
 FP7: Final = FloatFormat.of("fp7_e4m2", 4, 2, bias=1)
@@ -66,7 +66,7 @@ def decode(fmt: Format, codes: Tensor) -> Tensor:
     return _decoder(fmt).to(codes.device)[codes.long() & (1 << fmt.bits) - 1]
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def _decoder(fmt: Format) -> Tensor:
     """By code; NaN where the format has no number."""
     table = torch.full((1 << fmt.bits,), torch.nan)

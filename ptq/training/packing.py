@@ -7,7 +7,7 @@ the backward pass computes the same floats from them, bit by bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptq import formats
 from ptq.errors import OptionError
-from ptq.formats import Format
+from ptq.formats import MOST_KEPT, Format
 from ptq.rounding import TORCH_TYPES, is_integer_grid
 from ptq.squeeze import Stored, restored, stored
 from ptq.training.gradients import Fixed, Squeezed
@@ -67,7 +67,7 @@ def unpack_nibbles(packed: Tensor, number: int) -> Tensor:
     return torch.cat([packed.bitwise_and(15), packed.bitwise_right_shift(4)])[:number]
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def _table(fmt: Format) -> tuple[Tensor, Tensor]:
     """The numbers by code, a negative zero last where there is one, and the middles between them."""
     values = torch.tensor(fmt.values, dtype=torch.float64)

@@ -15,7 +15,7 @@ magnitude, or a multiple of 2^-23. Below 1, other numbers round up with a chance
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Final
@@ -23,7 +23,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ptq.formats import Format
+from ptq.formats import MOST_KEPT, Format
 
 UNIFORM_STEP: Final = 2.0**-23
 """Of the uniform numbers: as fine as a significand, so that chances are exact."""
@@ -42,7 +42,7 @@ _BLOCK: Final = 2**17
 even, as one draw is for two numbers."""
 
 
-@cache
+@lru_cache(MOST_KEPT)
 def are_powers(fmt: Format) -> bool:
     """Whether the numbers of a format are 0 and both signs of 1, 2, 4, ... up to some power."""
     magnitudes = [value for value in fmt.values if value > 0]
