@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections import OrderedDict
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from ptq.cache.encoding import Encoder, decoded, fingerprint
 from ptq.cache.locks import earliest
+from ptq.cache.scratch import Scratch
 from ptq.errors import CacheError
 
 FOLDER: Final = "PTQ_CACHE"
@@ -82,14 +84,40 @@ class Store:
             CacheError: it cannot be written.
 
         """
-        name = hashlib.sha256(f"{kind}\n{_code()}\n{fingerprint(key())}".encode()).hexdigest()
-        kept = Kept[T](self, self.folder / name[:2] / f"{name[2:]}{_SUFFIX}")
+        kept = self._named(kind, key)
         if kept.path in self._memory or self._read(kept.path) is not None:
             with contextlib.suppress(OSError):
                 os.utime(kept.path)
         else:
             self._write(kept.path, kind, make())
         return kept
+
+    def find(self, kind: str, key: Callable[[], Any]) -> Kept[Any] | None:
+        """The same where it was made before, else None."""
+        kept = self._named(kind, key)
+        with contextlib.suppress(OSError, SafetensorError), safe_open(kept.path, framework="pt"):
+            os.utime(kept.path)
+            return kept
+        return None
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Scratch]:
+        """A place for what is too large for memory while this lasts; that of a run that is killed goes with `trim`.
+
+        Raises:
+            CacheError: it cannot be made.
+
+        """
+        try:
+            place = tempfile.TemporaryDirectory(_UNFINISHED, dir=self.folder)
+        except OSError as error:
+            raise self._error(error) from error
+        with place as folder:
+            yield Scratch(Path(folder), self._error)
+
+    def _named(self, kind: str, key: Callable[[], Any]) -> Kept[Any]:
+        name = hashlib.sha256(f"{kind}\n{_code()}\n{fingerprint(key())}".encode()).hexdigest()
+        return Kept(self, self.folder / name[:2] / f"{name[2:]}{_SUFFIX}")
 
     def load(self, path: Path) -> Any:
         """The value of an entry.
@@ -162,11 +190,11 @@ class Store:
         What may be of a run that is going on stays.
         """
         going = earliest(self.folder)
-        for path in self.folder.glob(f"??/*{_UNFINISHED}"):
+        for path in (*self.folder.glob(f"??/*{_UNFINISHED}"), *self.folder.glob(f"*{_UNFINISHED}")):
             with contextlib.suppress(FileNotFoundError):
                 begun = path.stat().st_mtime
                 if begun < going and (most_bytes == 0 or time.time() - begun > _STALE_SECONDS):
-                    path.unlink()
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         held = []
         for path in self.folder.glob(f"??/*{_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from calibration.batch import Batch
 from calibration.dataset import Dataset
 from ptq.cache import Store
 from ptq.lowering import Execution, SiteLowering, lower
 from ptq.model.graph import Model
 from ptq.model.save import digest
 from ptq.model.streamed import Spool
+from ptq.pipeline.blockwise import Blockwise, Passed
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.clock import Clock
 from ptq.pipeline.job import Job
 from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, manifest
+from ptq.pipeline.parts import Wanted, parts
 from ptq.pipeline.ready import Ready, wanted, with_shared
 from ptq.pipeline.smooth import Smoothings, smoothable, smoothed, smoothing
 from ptq.pipeline.solved import SiteWeights
-from ptq.pipeline.stages import Stages
+from ptq.pipeline.stages import Advance, Stages
 from ptq.pipeline.steps import Steps
 from ptq.pipeline.weights import quantize_weights
 from ptq.pipeline.written import Written
@@ -112,21 +115,21 @@ def _calibrated(
     model: Model, ready: Ready, data: Dataset, stages: Stages, store: Store, *, partly: bool
 ) -> Statistics | None:
     """What the plan needs to know of the data; None when that is nothing."""
-    plan = ready.plan
-    needed = wanted(model, plan, ready.executions, partly=partly)
-    sites, averaged, observed = needed
+    rule, reserved = ready.plan.recipe.range, ready.reserved
+    needed = wanted(model, ready.plan, ready.executions, partly=partly)
+    if not needed:
+        return None
 
-    def made() -> Statistics:
-        total = None if data.samples is None else -(-data.samples // BATCH)
-        with stages.stage("calibrate", total) as advance:
-            batches, rule = data.batches(BATCH), plan.recipe.range
-            return calibrate(model, sites, observed, rule, batches, advance, reserved=ready.reserved, averaged=averaged)
+    def made(block: Model, here: Wanted, batches: Iterable[Batch], advance: Advance, passed: Passed) -> Statistics:
+        sites, averaged, observed = here
+        return calibrate(
+            block, sites, observed, rule, batches, advance, reserved=reserved, averaged=averaged, passed=passed
+        )
 
-    def key() -> tuple[object, ...]:
-        named = [[site.name for site in each] for each in (sites, averaged)]
-        return digest(model), data.fingerprint(), named, observed, plan.recipe.range, ready.reserved
-
-    return store.get("statistics", key, made) if needed else None
+    key = (digest(model), data.fingerprint(), rule, reserved)
+    blockwise = Blockwise(parts(model, needed, apart=reserved > 0), made, store, key)
+    count = None if data.samples is None else -(-data.samples // BATCH)
+    return blockwise.statistics(lambda: data.batches(BATCH), count, stages)
 
 
 def _lowerings(

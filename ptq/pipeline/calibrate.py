@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,11 +78,13 @@ def calibrate(
     *,
     reserved: int = 0,
     averaged: Sequence[Site] = (),
+    passed: Callable[[Any, Mapping[str, np.ndarray]], None] = lambda *_: None,
 ) -> Statistics:
     """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name.
 
     Of the sites in `averaged`, which have one use, there are means. The first `reserved` samples, rounded up to whole
-    batches, are left out of `Statistics.apart`, which is empty without them.
+    batches, are left out of `Statistics.apart`, which is empty without them. Each batch is `passed` on with what the
+    graph made of it.
     """
     wanted = {site.name: keys(site) for site in sites}
     moments = {key: Moments() for each in wanted.values() for key in each}
@@ -105,6 +108,7 @@ def calibrate(
             mean.add(values.flatten(1).mean(0) if axis == 1 else values, batch.size)
         _add(first if samples < reserved else moments, found)
         samples += batch.size
+        passed(batch, found)
         del found  # before the next batch brings as much again
         advance()
     others: dict[str, Moment] = {}

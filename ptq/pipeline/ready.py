@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ptq.pipeline.finite import check_finite
 from ptq.pipeline.job import Job
 from ptq.pipeline.memory import check_moments
 from ptq.pipeline.output import check_free, check_not_input
+from ptq.pipeline.parts import Wanted, parts
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.steps import check_steps
 from ptq.ranges import ActivationRange
@@ -73,7 +74,8 @@ def get_ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
     model = without_bridges(model, taken.grids, _static(model, executions))
     reserved = 0 if data is None or not plan.measures else _reserved(model, data, recipe)
     if data is not None:
-        check_moments(needing(model, plan, "moment"), apart=reserved > 0)
+        apart = reserved > 0
+        check_moments(parts(model, wanted(model, plan, executions), apart=apart), apart=apart)
     return Ready(raw, taken, model, plan, executions, data, evaluation, reserved)
 
 
@@ -145,18 +147,6 @@ def with_shared(
     """Ranges by tensor, also of those that are on the grid of another."""
     shared = find_activations(model.graph.graph, _static(model, executions)).shared
     return {**ranges, **{name: ranges[source] for name, source in shared.items()}}
-
-
-class Wanted(NamedTuple):
-    """What has to be known of the data: moments and means of the inputs of sites, and ranges of tensors."""
-
-    moments: list[Site]
-    means: list[Site]
-    ranges: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        """Whether it is anything."""
-        return any(map(bool, self))
 
 
 def wanted(model: Model, plan: Plan, executions: Mapping[str, Execution], *, partly: bool = False) -> Wanted:

@@ -128,7 +128,7 @@ def _effects(given: Given, solved: Mapping[str, Solved], measured: Dataset | Non
         return (
             digest(model),
             measured.fingerprint(),
-            statistics.apart,
+            sorted(statistics.apart),
             [each.sizes.path.name for each in solved.values()],
         )
 

@@ -1,0 +1,59 @@
+"""What crosses from one block of a network to the next: on disk, for all batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from calibration.batch import Batch
+from ptq.cache import Scratch
+from ptq.model.blocks import Block
+
+
+@dataclass(frozen=True, eq=False)
+class Crossing(Batch):
+    """What crosses of one batch: its number, and how many samples it has, which its arrays need not tell."""
+
+    number: int = 0
+    samples: int = 1
+
+    @property
+    def size(self) -> int:
+        """How many samples there are."""
+        return self.samples
+
+
+@dataclass(eq=False)
+class Boundary:
+    """The tensors that are needed behind the blocks that have run, each on disk from where it is made to its last use.
+
+    Batches are read from the data once, by the first block.
+    """
+
+    scratch: Scratch
+    data: Callable[[], Iterable[Batch]]
+    samples: list[int] = field(default_factory=list)
+    """How many each batch has."""
+    shapes: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
+    """The shapes that each tensor has come in."""
+
+    def batches(self, block: Block) -> Iterator[Crossing]:
+        """What a block is given."""
+        if block.first:
+            for number, batch in enumerate(self.data()):
+                yield Crossing({name: batch.feeds[name] for name in block.inputs}, None, number, batch.size)
+        else:
+            for number, samples in enumerate(self.samples):
+                yield Crossing({name: self.scratch.take(name, number) for name in block.inputs}, None, number, samples)
+
+    def pass_on(self, block: Block, batch: Crossing, found: Mapping[str, np.ndarray]) -> None:
+        """Keep what a block has made of a batch that later ones need, and no longer what they do not."""
+        if block.first:
+            self.samples.append(batch.samples)
+        for name in block.new:
+            self.scratch.put(name, batch.number, found[name])
+            self.shapes.setdefault(name, set()).add(found[name].shape)
+        for name in block.gone:
+            self.scratch.drop(name, batch.number)
