@@ -24,12 +24,11 @@ from ptq.errors import CacheError, ModelError
 from ptq.lowering import observable
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
-from ptq.pipeline import memory
 from ptq.pipeline import parts as cutting
 from ptq.pipeline.blockwise import Blockwise, Passed
 from ptq.pipeline.calibrate import Statistics, calibrate, keys
 from ptq.pipeline.memory import check_moments, needed_bytes
-from ptq.pipeline.parts import Wanted, parts
+from ptq.pipeline.parts import BLOCK_BYTES, Wanted, block_bytes, parts
 from ptq.pipeline.stages import Advance, Stages
 
 Feeds = Mapping[str, np.ndarray]
@@ -68,8 +67,8 @@ class Calibrated:
         )
 
 
-def blockwise(model: Model, batches: list[Feeds], store: Store, how: Calibrated) -> Statistics:
-    found = parts(model, wanted(model), apart=how.reserved > 0)
+def blockwise(model: Model, batches: list[Feeds], store: Store, how: Calibrated, most: int = 0) -> Statistics:
+    found = parts(model, wanted(model), most, apart=how.reserved > 0)
     return Blockwise(found, how, store, ()).statistics(lambda: map(Batch, batches), len(batches), Stages())
 
 
@@ -89,11 +88,11 @@ def compare(found: Statistics, expected: Statistics, *, exactly: bool = True) ->
             np.testing.assert_allclose(got[name].gram, moment.gram, rtol=1e-5, atol=1e-6 * size + 1e-9)
 
 
-def check(model: Model, batches: list[Feeds], folder: Path, patch: pytest.MonkeyPatch, how: Calibrated) -> None:
-    whole = blockwise(model, batches, Store(folder / "whole", 0), Calibrated(how.rule, how.reserved))
-    with patch.context() as patched:
-        patched.setattr(cutting, "BLOCK_BYTES", 0)
-        found = blockwise(model, batches, Store(folder / "blocks", 0), how)
+def check(model: Model, batches: list[Feeds], folder: Path, how: Calibrated) -> None:
+    at_once = Calibrated(how.rule, how.reserved)
+    whole = blockwise(model, batches, Store(folder / "whole", 0), at_once, most=BLOCK_BYTES)
+    assert len(at_once.seen) == 1
+    found = blockwise(model, batches, Store(folder / "blocks", 0), how)
     compare(found, whole, exactly=how.rule == "minmax")
     assert not [*(folder / "blocks").glob("*.unfinished")]
 
@@ -113,44 +112,43 @@ def normal(model: Model, sizes: tuple[int, ...] = (4, 4, 2)) -> list[Feeds]:
 
 
 @pytest.mark.parametrize("rule", ["minmax", "percentile"])
-@pytest.mark.parametrize(("network", "least"), [(graphs.residual, 6), (graphs.gates, 6), (graphs.attention, 12)])
+@pytest.mark.parametrize(("network", "least"), [(graphs.residual, 6), (graphs.gates, 6), (graphs.attention, 11)])
 def test_blocks_find_what_the_whole_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Callable[[], onnx.ModelProto], rule: str, least: int
+    tmp_path: Path, network: Callable[[], onnx.ModelProto], rule: str, least: int
 ) -> None:
     model, how = of(network()), Calibrated(rule, reserved=3)
-    check(model, normal(model), tmp_path, monkeypatch, how)
+    check(model, normal(model), tmp_path, how)
     assert len(how.seen) >= least
     ran = [op for ops in how.seen for op in ops]
     assert len(ran) <= len(model.graph.graph)
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_graphs_are_cut_where_that_is_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_odd_graphs_are_cut_where_that_is_possible(tmp_path: Path, name: str) -> None:
     model = of(ODD[name]())
-    check(model, normal(model), tmp_path, monkeypatch, Calibrated())
+    check(model, normal(model), tmp_path, Calibrated())
 
 
 @pytest.mark.parametrize("count", [pytest.param(8, id="few"), pytest.param(300, id="many", marks=pytest.mark.slow)])
-def test_drawn_graphs(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+def test_drawn_graphs(tmp_path_factory: pytest.TempPathFactory, count: int) -> None:
     def examined(drawn: Drawn) -> None:
         model, step = of(drawn.model), drawn.batch or 4
         batches = [{name: array[k : k + step] for name, array in drawn.feeds.items()} for k in range(0, SAMPLES, step)]
         if wanted(model):
-            check(model, batches, tmp_path_factory.mktemp("drawn"), monkeypatch, Calibrated(reserved=3))
+            check(model, batches, tmp_path_factory.mktemp("drawn"), Calibrated(reserved=3))
 
     settled = settings(max_examples=count, derandomize=True, database=None, deadline=None)
     settled(given(GRAPHS)(examined))()
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    monkeypatch.setattr(cutting, "BLOCK_BYTES", 0)
+def model() -> Model:
     return of(graphs.residual())
 
 
 def test_a_killed_run_goes_on_at_its_block(tmp_path: Path, model: Model) -> None:
     whole, batches, store = Calibrated(), normal(model), Store(tmp_path / "blocks", 0)
-    expected = blockwise(model, batches, Store(tmp_path / "whole", 0), whole)
+    expected = blockwise(model, batches, Store(tmp_path / "once", 0), whole)
     with pytest.raises(KeyboardInterrupt):
         blockwise(model, batches, store, Calibrated(fails_at=2))
     assert not [*store.folder.glob("*.unfinished")]
@@ -210,14 +208,19 @@ def test_tensors_are_on_disk_from_where_they_are_made_to_their_last_use(tmp_path
     assert most == [len(batches) * crossing for crossing in (1, 1, 2, 1, 1, 0)]
 
 
-def test_memory_is_asked_for_one_block(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
-    found = parts(model, wanted(model), apart=False)
+def test_memory_is_asked_for_one_block(model: Model) -> None:
+    found = parts(model, wanted(model), 0, apart=False)
     largest = max(needed_bytes({s.name: keys(s) for s in p.wanted.moments}, apart=False) for p in found)
-    monkeypatch.setattr(memory, "available_bytes", lambda: largest)
-    check_moments(found, apart=False)
-    monkeypatch.setattr(memory, "available_bytes", lambda: largest - 1)
+    check_moments(found, largest, apart=False)
     with pytest.raises(ModelError, match="does not fit into memory"):
-        check_moments(found, apart=False)
+        check_moments(found, largest - 1, apart=False)
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(None, 1 << 30), (1 << 40, 1 << 30), (5 << 30, 1 << 30), (3 << 30, 1 << 29), (0, 0)]
+)
+def test_blocks_are_smaller_where_memory_is_scarce(free: int | None, expected: int) -> None:
+    assert block_bytes(free) == expected
 
 
 def test_the_network_comes_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import numpy as np
 import onnx_ir as ir
+
+from ptq.model.graph import replace_initializers
 
 _FED = frozenset(
     {
@@ -74,20 +77,23 @@ class Block:
             return self.model
         inside = {name for look in self.looks for name in look.tensors} - {*self.inputs}
         outputs = [*self.made, *sorted(inside - {*self.made})] or [*self.last]
-        found = self._part(shapes, outputs)
+        found = self._part(shapes, outputs, {})
         if inside:  # those that are no inputs of what comes need not be fetched
             kept = found.graph.outputs[: len(self.made)]
             found.graph.outputs.clear()
             found.graph.outputs.extend(kept)
         return found
 
-    def forward(self, shapes: Mapping[str, Collection[Dims]]) -> ir.Model | None:
-        """The block as a graph that computes `made` and no more; None where that is nothing."""
-        return self._part(shapes, self.made) if self.made else None
+    def forward(self, shapes: Mapping[str, Collection[Dims]], arrays: Mapping[str, np.ndarray]) -> ir.Model | None:
+        """The block as a graph that computes `made` with other initializers and no more; None where that is nothing."""
+        return self._part(shapes, self.made, arrays) if self.made else None
 
-    def _part(self, shapes: Mapping[str, Collection[Dims]], outputs: Sequence[str]) -> ir.Model:
+    def _part(
+        self, shapes: Mapping[str, Collection[Dims]], outputs: Sequence[str], arrays: Mapping[str, np.ndarray]
+    ) -> ir.Model:
         values = {str(value.name): value for value in _values(self.model.graph)}
-        return part(self.model, {name: _fitting(values[name], shapes.get(name, ())) for name in self.inputs}, outputs)
+        inputs = {name: _fitting(values[name], shapes.get(name, ())) for name in self.inputs}
+        return part(self.model, inputs, outputs, arrays)
 
 
 def cut(model: ir.Model, looks: Collection[Look], most: int, *, finely: bool = False) -> list[Block]:
@@ -104,11 +110,17 @@ def cut(model: ir.Model, looks: Collection[Look], most: int, *, finely: bool = F
     return [order.block(start, stop) for start, stop in pairwise([0, *stops])]
 
 
-def part(model: ir.Model, inputs: Mapping[str, ir.Shape | None], outputs: Sequence[str]) -> ir.Model:
-    """What computes tensors of a graph from others that come in these shapes."""
+def part(
+    model: ir.Model,
+    inputs: Mapping[str, ir.Shape | None],
+    outputs: Sequence[str],
+    arrays: Mapping[str, np.ndarray],
+) -> ir.Model:
+    """What computes tensors of a graph from others that come in these shapes, where some initializers are others."""
     graph = ir.convenience.extract(model.graph, list(inputs), outputs)
     for value in graph.inputs:
         value.shape = inputs[str(value.name)]
+    replace_initializers(graph, {name: array for name, array in arrays.items() if name in graph.initializers})
     return ir.Model(graph, ir_version=model.ir_version, functions=tuple(model.functions.values()))
 
 

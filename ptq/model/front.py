@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ptq.model.blocks import can_be_fed, part, with_bodies
-from ptq.model.graph import Model, may_be_numbers, replace_initializers
+from ptq.model.graph import Model, may_be_numbers
 from ptq.model.session import Session
 
 Feeds = Mapping[str, np.ndarray]
@@ -82,7 +82,4 @@ class Front:
     def _part(self, outputs: Sequence[ir.Value], arrays: Feeds) -> Session:
         """From the cut to these tensors."""
         shapes = {name: ir.Shape([None] * array.ndim) for name, array in self.crossing[0].items()}
-        found = part(self._model, shapes, [str(value.name) for value in outputs])
-        inside = found.graph.initializers
-        replace_initializers(found.graph, {name: array for name, array in arrays.items() if name in inside})
-        return Session(found)
+        return Session(part(self._model, shapes, [str(value.name) for value in outputs], arrays))

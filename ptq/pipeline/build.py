@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,6 +12,7 @@ from ptq.cache import Store
 from ptq.lowering import Execution, SiteLowering, lower
 from ptq.model.graph import Model
 from ptq.model.save import digest
+from ptq.model.sites import Site
 from ptq.model.streamed import Spool
 from ptq.pipeline.blockwise import Blockwise, Passed
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
@@ -19,13 +20,13 @@ from ptq.pipeline.clock import Clock
 from ptq.pipeline.job import Job
 from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, manifest
-from ptq.pipeline.parts import Wanted, parts
-from ptq.pipeline.ready import Ready, wanted, with_shared
+from ptq.pipeline.parts import Wanted
+from ptq.pipeline.ready import Ready, parts_of, wanted, with_shared
 from ptq.pipeline.smooth import Smoothings, smoothable, smoothed, smoothing
-from ptq.pipeline.solved import SiteWeights
+from ptq.pipeline.solved import Given, SiteWeights
 from ptq.pipeline.stages import Advance, Stages
 from ptq.pipeline.steps import Steps
-from ptq.pipeline.weights import quantize_weights
+from ptq.pipeline.weights import quantize_weights, rounded_weights
 from ptq.pipeline.written import Written
 from ptq.recipe import Plan, Recipe
 
@@ -126,8 +127,13 @@ def _calibrated(
             block, sites, observed, rule, batches, advance, reserved=reserved, averaged=averaged, passed=passed
         )
 
+    def rounds(sites: Sequence[Site], known: Statistics) -> dict[str, SiteWeights]:
+        known = replace(known, ranges=with_shared(model, ready.executions, known.ranges))
+        return rounded_weights(Given(model, ready.plan, ready.executions, known, store), sites)
+
     key = (digest(model), data.fingerprint(), rule, reserved)
-    blockwise = Blockwise(parts(model, needed, apart=reserved > 0), made, store, key)
+    blocks = parts_of(model, ready.plan, needed, ready.block_bytes, apart=reserved > 0)
+    blockwise = Blockwise(blocks, made, store, key, rounds if ready.plan.recipe.sequential else None)
     count = None if data.samples is None else -(-data.samples // BATCH)
     return blockwise.statistics(lambda: data.batches(BATCH), count, stages)
 

@@ -17,8 +17,8 @@ _AT_WORK = 4
 """Copies of its second moment, as float64, that a layer needs at most while it is calibrated or rounded; measured."""
 
 
-def check_moments(parts: Iterable[Part], *, apart: bool) -> None:
-    """Refuse layers whose second moments do not fit into the memory that is free now.
+def check_moments(parts: Iterable[Part], free: int, *, apart: bool) -> None:
+    """Refuse layers whose second moments do not fit into the memory that is free.
 
     Those of a block are held until it has seen all data, twice where some are kept `apart`; one layer at a time is
     worked on.
@@ -27,9 +27,6 @@ def check_moments(parts: Iterable[Part], *, apart: bool) -> None:
         ModelError: they do not fit; it names those without which the others would.
 
     """
-    free = available_bytes()
-    if free is None:
-        return
     blocks = [{site.name: keys(site) for site in part.wanted.moments} for part in parts]
     refused = [name for block in blocks for name in _refused(block, free, apart=apart)]
     if refused:

@@ -20,8 +20,8 @@ from ptq.model.sites import Site
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate, keys
 from ptq.pipeline.describe import SAMPLES_WITHOUT_EVAL
 from ptq.pipeline.memory import needed_bytes, resident_bytes
-from ptq.pipeline.parts import Wanted, parts
-from ptq.pipeline.ready import Ready, wanted
+from ptq.pipeline.parts import Wanted
+from ptq.pipeline.ready import Ready, parts_of, wanted
 from ptq.pipeline.smooth import smoothable
 from ptq.report import Prediction
 from ptq.solve import Curvature
@@ -93,7 +93,7 @@ def _count(data: Dataset | None) -> int:
 def _moment_bytes(ready: Ready, needed: Wanted) -> int:
     """What second moments take, of one block at a time."""
     apart = ready.reserved > 0
-    blocks = [part.wanted.moments for part in parts(ready.model, needed, apart=apart)]
+    blocks = [part.wanted.moments for part in parts_of(ready.model, ready.plan, needed, ready.block_bytes, apart=apart)]
     return max(needed_bytes({site.name: keys(site) for site in sites}, apart=apart) for sites in blocks)
 
 

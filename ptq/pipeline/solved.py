@@ -104,6 +104,10 @@ class SiteWeights:
         """Whether error and power are those of the output."""
         return self.solved.measured
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The initializers of the graph with the weight in float again."""
+        return arrays_of(self.solved.model, self.solved.site, self.read().dequantize(), self.bias_shift)
+
     def shown(self) -> Shown:
         """How it looks to people."""
         kept = self.solved.sizes.load().shown
@@ -115,6 +119,15 @@ def shift_of(residual: Tensor, mean: Tensor) -> np.ndarray:
     apart = residual.double().reshape(len(mean), -1, mean.shape[1])
     shift: np.ndarray = (apart @ mean.double()[:, :, None]).reshape(-1).float().numpy()
     return shift
+
+
+def arrays_of(model: Model, site: Site, weight: Tensor, shift: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The initializers of the graph for another weight `(out, in)` of a site, where the bias gains a shift `(out,)`."""
+    arrays, bias = {site.weight: site.tensor(weight.numpy())}, site.uses[0].bias
+    if shift is not None and bias is not None:
+        old = model.initializer(bias)
+        arrays[bias] = (old + shift.reshape(old.shape)).astype(np.float32)
+    return arrays
 
 
 def matrix_of(model: Model, site: Site) -> Tensor:
@@ -135,7 +148,7 @@ def solved_sites(given: Given, stages: Stages) -> dict[str, Solved]:
     with stages.stage("quantize", len(chosen)) as advance:
         solved = {}
         for site in chosen:
-            solved[site.name] = _solved(given, site)
+            solved[site.name] = solved_site(given, site)
             heap.trim()
             advance()
     return solved
@@ -177,7 +190,7 @@ class Question:
         return self.method.ladder(self.weight, curvature, points=self.points, least_scale=least)
 
 
-def _solved(given: Given, site: Site) -> Solved:
+def solved_site(given: Given, site: Site) -> Solved:
     """A site in its sizes, those of before where it is the same."""
     model, statistics = given.model, given.statistics
     method = given.plan.methods[site.name]

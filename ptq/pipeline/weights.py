@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from ptq.model.save import digest
 from ptq.model.sites import Site
 from ptq.orthogonality import BETA, likeness, orthogonality, output_grams, thetas, worths
 from ptq.pipeline.calibrate import BATCH, Statistics
-from ptq.pipeline.solved import Given, SiteWeights, Solved, shift_of, solved_sites
+from ptq.pipeline.solved import Given, SiteWeights, Solved, arrays_of, shift_of, solved_site, solved_sites
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
 from ptq.recipe import Plan
@@ -52,6 +52,12 @@ def quantize_weights(
     solved = solved_sites(given, stages)
     rungs = _allocate(given, solved, measured, stages, clock)
     return _picked(solved, rungs)
+
+
+def rounded_weights(given: Given, sites: Iterable[Site]) -> dict[str, SiteWeights]:
+    """The weights of some sites, none of which has to wait for others to know its size."""
+    solved = {site.name: solved_site(given, site) for site in sites}
+    return _picked(solved, _allocate(given, solved, None, Stages(), None))
 
 
 def _picked(solved: Mapping[str, Solved], rungs: Rungs) -> dict[str, SiteWeights]:
@@ -146,8 +152,4 @@ def _change(model: Model, solved: Solved, apart: Moment | None) -> dict[str, np.
         curvature = Curvature.of(moment, apart.count, term.format.span)
         weight = rounded_anew(solved.matrix().reshape(site.groups, -1, site.columns), term, curvature).flatten(0, 1)
         mean = None if solved.mean is None else apart.mean
-    arrays, bias = {site.weight: site.tensor(weight.numpy())}, site.uses[0].bias
-    if mean is not None and bias is not None:
-        old = model.initializer(bias)
-        arrays[bias] = (old + shift_of(solved.matrix() - weight, mean).reshape(old.shape)).astype(np.float32)
-    return arrays
+    return arrays_of(model, site, weight, None if mean is None else shift_of(solved.matrix() - weight, mean))
