@@ -26,10 +26,14 @@ from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.pipeline import parts as cutting
 from ptq.pipeline.blockwise import Blockwise, Passed
+from ptq.pipeline.boundary import Boundary
 from ptq.pipeline.calibrate import Statistics, calibrate, keys
 from ptq.pipeline.memory import check_moments, needed_bytes
 from ptq.pipeline.parts import BLOCK_BYTES, Wanted, block_bytes, parts
+from ptq.pipeline.ready import executions_of
+from ptq.pipeline.smooth import Smoothings, blocks_read, smoothable, smoothing
 from ptq.pipeline.stages import Advance, Stages
+from ptq.recipe import Recipe
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -231,3 +235,21 @@ def test_the_network_comes_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     blocks = ptq.quantize(model, samples, method="gptq").report
     for one, other in zip(whole.layers, blocks.layers, strict=True):
         assert one.output_sqnr_db == pytest.approx(other.output_sqnr_db, abs=0.01)
+
+
+def test_inputs_are_smoothed_by_blocks_as_of_the_whole(tmp_path: Path) -> None:
+    model = of(graphs.attention())
+    plan = Recipe.of({"method": "rtn", "weights": "int8"}).plan(model.sites, has_data=True)
+    readers = smoothable(model, executions_of(model, plan))
+    found, batches = list[Smoothings](), normal(model)
+    for most in (BLOCK_BYTES, 0):
+        blocks = blocks_read(model, readers, most)
+        assert (len(blocks) > 1) is (most == 0)
+        with Store(tmp_path, 0).scratch() as scratch:
+            found.append(smoothing(model, plan, readers, blocks, Boundary(scratch, lambda: map(Batch, batches))))
+    whole, by_blocks = found
+    assert whole.uneven == by_blocks.uneven
+    assert whole.chosen.keys() == by_blocks.chosen.keys()
+    assert whole.chosen
+    for name, each in whole.chosen.items():
+        np.testing.assert_allclose(by_blocks.chosen[name].scale, each.scale, rtol=1e-5)

@@ -73,7 +73,7 @@ def test_memory_of_calibration_is_that_of_one_block(tmp_path: Path) -> None:
     np.savez(data, x=np.random.default_rng(1).standard_normal((64, 2, width)).astype(np.float32))
     spare, moment = 700_000_000, 8 * width**2
     assert layers * (weight + moment) > 2 * spare
-    recipe = ("--method", "gptq", "--weights", "int4", "--activations", "none")
+    recipe = ("--method", "gptq", "--weights", "int4", "--group", "32", "--activations", "none")
     done = run_with(spare, "quantize", model, "--data", data, *recipe, "-o", output, cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     assert "not loaded" in done.stdout.splitlines()[-1]

@@ -189,8 +189,6 @@ class _Running:
             arrays = {name: array for each in weights.values() for name, array in each.arrays().items()}
             graph = block.forward(self.boundary.shapes, arrays)
             session = None if graph is None else Session(graph)
-            for batch in self.boundary.batches(block):
-                made = {} if session is None else dict(zip(session.outputs, session.run(batch.feeds), strict=True))
-                self.boundary.pass_on(block, batch, {**batch.feeds, **made})
+            for _ in self.boundary.run(block, session):
                 self.advance()
         self.waiting.clear()

@@ -10,6 +10,7 @@ import numpy as np
 from calibration.batch import Batch
 from ptq.cache import Scratch
 from ptq.model.blocks import Block
+from ptq.model.session import Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,14 @@ class Boundary:
         else:
             for number, samples in enumerate(self.samples):
                 yield Crossing({name: self.scratch.take(name, number) for name in block.inputs}, None, number, samples)
+
+    def run(self, block: Block, session: Session | None) -> Iterator[tuple[Crossing, Mapping[str, np.ndarray]]]:
+        """What a session of a block makes of each batch, which is passed on; without one, what it is given."""
+        for batch in self.batches(block):
+            made = {} if session is None else dict(zip(session.outputs, session.run(batch.feeds), strict=True))
+            found = {**batch.feeds, **made}
+            self.pass_on(block, batch, found)
+            yield batch, found
 
     def pass_on(self, block: Block, batch: Crossing, found: Mapping[str, np.ndarray]) -> None:
         """Keep what a block has made of a batch that later ones need, and no longer what they do not."""

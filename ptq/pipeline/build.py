@@ -15,6 +15,7 @@ from ptq.model.save import digest
 from ptq.model.sites import Site
 from ptq.model.streamed import Spool
 from ptq.pipeline.blockwise import Blockwise, Passed
+from ptq.pipeline.boundary import Boundary
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.clock import Clock
 from ptq.pipeline.job import Job
@@ -22,7 +23,7 @@ from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, manifest
 from ptq.pipeline.parts import Wanted
 from ptq.pipeline.ready import Ready, parts_of, wanted, with_shared
-from ptq.pipeline.smooth import Smoothings, smoothable, smoothed, smoothing
+from ptq.pipeline.smooth import Smoothings, blocks_read, smoothable, smoothed, smoothing
 from ptq.pipeline.solved import Given, SiteWeights
 from ptq.pipeline.stages import Advance, Stages
 from ptq.pipeline.steps import Steps
@@ -101,9 +102,11 @@ def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, store: 
         return model
 
     def made() -> Smoothings:
-        total = None if data.samples is None else -(-data.samples // BATCH)
-        with stages.stage("smooth", total) as advance:
-            return smoothing(model, ready.plan, readers, data.batches(BATCH), advance)
+        blocks = blocks_read(model, readers, ready.block_bytes)
+        total = None if data.samples is None else -(-data.samples // BATCH) * len(blocks)
+        with stages.stage("smooth", total) as advance, store.scratch() as scratch:
+            boundary = Boundary(scratch, lambda: data.batches(BATCH))
+            return smoothing(model, ready.plan, readers, blocks, boundary, advance)
 
     def key() -> tuple[object, ...]:
         limits = [(site.name, ready.plan.limit(site.name)) for sites in readers.values() for site in sites]
