@@ -10,10 +10,14 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Arrays by input name, samples first, and the classes of the samples `(samples,)` if known."""
+    """Arrays by input name, samples first, and the classes of the samples `(samples,)` if known.
+
+    `start` is how many samples came before, where that is counted.
+    """
 
     feeds: Mapping[str, np.ndarray]
     labels: np.ndarray | None = None
+    start: int = 0
 
     @property
     def size(self) -> int:

@@ -41,6 +41,7 @@ _RECIPE = (
     click.option("--beta", type=float, help="How much ompq makes of likeness  [default: 1]."),
     click.option("--max-latency", type=float, help="Of mixed: part of FP32's time; layers may stay in float."),
     click.option("--portable", is_flag=True, help="Keep |weight| <= 63: exact on CPUs without VNNI."),
+    click.option("--sequential", is_flag=True, help="Calibrate each layer on what those before give when rounded."),
     click.option("--activations", help="uint8, dynamic, none, or fp8_* simulated  [default: uint8 with data]."),
     click.option("--target", default="cpu", show_default=True, help="What runs the file: cpu, cuda or tensorrt."),
     click.option("--range", default="minmax", show_default=True, help="minmax, percentile, mse, entropy."),

@@ -108,3 +108,14 @@ def present(store: Store, rank: int, size: int) -> Iterator[Ranks]:
     _JOINED.append(here)
     yield here
     _JOINED.remove(here)  # not after an error, which the others are yet to be told
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work without the others while this lasts, which do not wait for it."""
+    here = Ranks()
+    _JOINED.append(here)
+    try:
+        yield
+    finally:
+        _JOINED.remove(here)

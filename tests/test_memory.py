@@ -16,7 +16,7 @@ import ptq
 from ptq.errors import ModelError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
-from ptq.pipeline import memory
+from ptq.pipeline import ready
 from ptq.pipeline.calibrate import keys
 from ptq.pipeline.memory import available_bytes, needed_bytes
 from ptq.solve import Curvature
@@ -62,7 +62,7 @@ def test_sites_of_one_input_need_one_moment() -> None:
 @pytest.mark.parametrize("method", ["gptq", "multipoint"])
 def test_what_does_not_fit_is_refused_with_what_helps(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     free = 3 * 8 * COLUMNS**2
-    monkeypatch.setattr(memory, "available_bytes", lambda: free)
+    monkeypatch.setattr(ready, "available_bytes", lambda: free)
     with monkeypatch.context() as patched:
         patched.setattr("ptq.pipeline.build.calibrate", lambda *_, **__: pytest.fail("it ran"))
         with pytest.raises(ModelError) as error:
@@ -78,21 +78,21 @@ def test_what_does_not_fit_is_refused_with_what_helps(monkeypatch: pytest.Monkey
 
 
 def test_round_to_nearest_needs_no_second_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1)
+    monkeypatch.setattr(ready, "available_bytes", lambda: 1)
     monkeypatch.setattr(Curvature, "moment", property(lambda _: pytest.fail("a moment was made")))
     result = ptq.quantize(products(COLUMNS), numbers(), method="rtn", weights="int8")
     assert {layer.execution for layer in result.report.layers} == {"static"}
 
 
 def test_one_layer_is_named_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: 10_000_000_000)
+    monkeypatch.setattr(ready, "available_bytes", lambda: 10_000_000_000)
     words = r"of 'fc' does not fit .* about 25\.2 GB are needed, 10\.0 GB are free; add --keep-float '\^fc\$', or"
     with pytest.raises(ModelError, match=words):
         ptq.quantize(products(25_088, ("fc",)), numbers(25_088), method="gptq")
 
 
 def test_nothing_is_refused_where_nobody_tells_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    monkeypatch.setattr(ready, "available_bytes", lambda: None)
     assert ptq.quantize(products(COLUMNS), numbers(), method="gptq").report.layers[0].execution == "static"
 
 

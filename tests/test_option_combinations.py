@@ -58,6 +58,7 @@ def test_methods_formats_groups_and_activations(model: Model, method: str) -> No
 
 OTHERS: dict[str, tuple[Any, ...]] = {
     "portable": (True,),
+    "sequential": (True,),
     "embeddings": (*scheme.known(), "none", "int44"),
     "first_last": ("int8", "int4"),
     "points": (0, 1, 2, 99),
@@ -86,7 +87,10 @@ def test_other_options(model: Model, weights: str, method: str) -> None:
 
 
 def test_two_options_at_a_time(model: Model) -> None:
-    some = {name: OTHERS[name] for name in ("portable", "first_last", "points", "bits", "per", "search", "rounding")}
+    some = {
+        name: OTHERS[name]
+        for name in ("portable", "sequential", "first_last", "points", "bits", "per", "search", "rounding")
+    }
     for (one, first), (other, second) in itertools.combinations(some.items(), 2):
         for a, b, has_data in itertools.product(first, second, (False, True)):
             said = outcome(model, has_data=has_data, **{one: a, other: b})

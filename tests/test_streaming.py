@@ -70,6 +70,24 @@ def test_memory_is_that_of_one_weight(layers: int, more: int, recipe: tuple[str,
     assert sum(node.name.startswith("layer") for node in graph.node) == layers
 
 
+@pytest.mark.long
+def test_memory_of_calibration_is_that_of_one_block(tmp_path: Path) -> None:
+    """With less than half of what weights and second moments take together."""
+    model, data, output = tmp_path / "many.onnx", tmp_path / "data.npz", tmp_path / "many.int4.onnx"
+    layers, width = 120, 1024
+    weight = many_layers.write(model, layers, width, size=width**-0.5, step=4 * width**2)
+    np.savez(data, x=np.random.default_rng(1).standard_normal((64, 2, width)).astype(np.float32))
+    spare, moment = 700_000_000, 8 * width**2
+    assert layers * (weight + moment) > 2 * spare
+    recipe = ("--method", "gptq", "--weights", "int4", "--group", "32", "--activations", "none")
+    done = run_with(spare, "quantize", model, "--data", data, *recipe, "-o", output, cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert "not loaded" in done.stdout.splitlines()[-1]
+    graph = onnx.load(output).graph
+    assert sum(node.name.startswith("layer") for node in graph.node) == layers
+    assert not [*(tmp_path / "cache").glob("*.unfinished")]
+
+
 def test_weights_are_read_anew_and_never_kept(tmp_path: Path) -> None:
     path = tmp_path / "many.onnx"
     many_layers.write(path, 3, 16)

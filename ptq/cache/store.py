@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from torch import Tensor
 from ptq.cache.encoding import Encoder, decoded, fingerprint
 from ptq.cache.locks import earliest
 from ptq.cache.place import usual, writing
+from ptq.cache.scratch import Scratch
 from ptq.errors import CacheError
 
 BOUND: Final = "PTQ_CACHE_GB"
@@ -78,7 +80,7 @@ class Store:
             CacheError: it cannot be written.
 
         """
-        kept = Kept[T](self, self._path(kind, key))
+        kept: Kept[T] = self._named(kind, key)
         if kept.path in self._memory or self._read(kept.path) is not None:
             with contextlib.suppress(OSError):
                 os.utime(kept.path)
@@ -86,9 +88,13 @@ class Store:
             self._write(kept.path, kind, make())
         return kept
 
-    def has(self, kind: str, key: Callable[[], Any]) -> bool:
-        """Whether there is what follows from a key."""
-        return self._path(kind, key).exists()
+    def find(self, kind: str, key: Callable[[], Any]) -> Kept[Any] | None:
+        """The same where it was made before, else None."""
+        kept = self._named(kind, key)
+        with contextlib.suppress(OSError, SafetensorError), safe_open(kept.path, framework="pt"):
+            os.utime(kept.path)
+            return kept
+        return None
 
     def put(self, path: Path, content: bytes) -> None:
         """Let there be an entry that another store has.
@@ -100,9 +106,22 @@ class Store:
         if not path.exists():
             self._place(path, lambda unfinished: unfinished.write_bytes(content))
 
-    def _path(self, kind: str, key: Callable[[], Any]) -> Path:
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Scratch]:
+        """A place for what is too large for memory while this lasts; that of a run that is killed goes with `trim`.
+
+        Raises:
+            CacheError: it cannot be made.
+
+        """
+        with writing(self.folder):
+            place = tempfile.TemporaryDirectory(_UNFINISHED, dir=self.folder)
+        with place as folder:
+            yield Scratch(Path(folder), self.folder)
+
+    def _named(self, kind: str, key: Callable[[], Any]) -> Kept[Any]:
         name = hashlib.sha256(f"{kind}\n{_code()}\n{fingerprint(key())}".encode()).hexdigest()
-        return self.folder / name[:2] / f"{name[2:]}{_SUFFIX}"
+        return Kept(self, self.folder / name[:2] / f"{name[2:]}{_SUFFIX}")
 
     def load(self, path: Path) -> Any:
         """The value of an entry.
@@ -182,11 +201,11 @@ class Store:
 
         """
         going = earliest(self.folder)
-        for path in self.folder.glob(f"??/*{_UNFINISHED}"):
+        for path in (*self.folder.glob(f"??/*{_UNFINISHED}"), *self.folder.glob(f"*{_UNFINISHED}")):
             with contextlib.suppress(FileNotFoundError):
                 begun = path.stat().st_mtime
                 if begun < going and (most_bytes == 0 or time.time() - begun > _STALE_SECONDS):
-                    self._drop(path)
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else self._drop(path)
         held = []
         for path in self.folder.glob(f"??/*{_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):

@@ -7,19 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ptq.model.graph import Model, may_be_numbers, replace_initializers
+from ptq.model.blocks import can_be_fed, part, with_bodies
+from ptq.model.graph import Model, may_be_numbers
 from ptq.model.session import Session
 
 Feeds = Mapping[str, np.ndarray]
-
-_FED = frozenset(
-    {
-        *(ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BOOL),
-        *(ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64),
-        *(ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64),
-    }
-)
-"""Types that NumPy can hand to ONNX Runtime."""
 
 
 class Front:
@@ -32,7 +24,7 @@ class Front:
     def __init__(self, model: Model, batches: Sequence[Feeds]) -> None:
         self._model, self._batches = model.graph, batches
         self._nodes = list(model.graph.graph)
-        tops = {node: k for k, top in enumerate(self._nodes) for node in _with_bodies(top)}
+        tops = {node: k for k, top in enumerate(self._nodes) for node in with_bodies(top)}
         self._readers = {
             value: [tops[node] for node, _ in value.uses()]
             for value in (*self._made(len(self._nodes)), *model.graph.graph.initializers.values())
@@ -51,7 +43,7 @@ class Front:
         if first < self._at:
             self._begin()
         cuts = ((at, self._crossing(at)) for at in range(first, self._at, -1))
-        found = next((cut for cut in cuts if all(_can_be_fed(value) for value in cut[1])), None)
+        found = next((cut for cut in cuts if all(can_be_fed(value) for value in cut[1])), None)
         if found is not None:
             self._at, crossing = found
             self.crossing = self._run_to(crossing)
@@ -89,24 +81,5 @@ class Front:
 
     def _part(self, outputs: Sequence[ir.Value], arrays: Feeds) -> Session:
         """From the cut to these tensors."""
-        graph = ir.convenience.extract(self._model.graph, list(self.crossing[0]), outputs)
-        for value in graph.inputs:
-            value.shape = ir.Shape([None] * self.crossing[0][str(value.name)].ndim)
-        replace_initializers(graph, {name: array for name, array in arrays.items() if name in graph.initializers})
-        functions = tuple(self._model.functions.values())
-        return Session(ir.Model(graph, ir_version=self._model.ir_version, functions=functions))
-
-
-def _with_bodies(node: ir.Node) -> list[ir.Node]:
-    """A node and those in the graphs that it runs."""
-    found = [node]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found += ir.traversal.RecursiveGraphIterator(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += (each for body in attribute.as_graphs() for each in ir.traversal.RecursiveGraphIterator(body))
-    return found
-
-
-def _can_be_fed(value: ir.Value) -> bool:
-    return isinstance(value.type, ir.TensorType) and value.dtype in _FED
+        shapes = {name: ir.Shape([None] * array.ndim) for name, array in self.crossing[0].items()}
+        return Session(part(self._model, shapes, [str(value.name) for value in outputs], arrays))

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
-from calibration.dataset import Dataset
 from ptq.cache import Store
 from ptq.lowering import Execution, SiteLowering, lower
 from ptq.model.graph import Model
-from ptq.model.save import digest
 from ptq.model.streamed import Spool
-from ptq.pipeline import together
-from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
 from ptq.pipeline.clock import Clock
+from ptq.pipeline.findings import Findings, find
 from ptq.pipeline.job import Job
 from ptq.pipeline.made import Made
 from ptq.pipeline.manifest import MANIFEST, manifest
-from ptq.pipeline.ready import Ready, wanted, with_shared
-from ptq.pipeline.smooth import Smoothings, smoothable, smoothed, smoothing
-from ptq.pipeline.solved import Given, SiteWeights, Solved, solved_sites
+from ptq.pipeline.ready import Ready
+from ptq.pipeline.solved import SiteWeights
 from ptq.pipeline.stages import Stages
-from ptq.pipeline.steps import Steps
 from ptq.pipeline.weights import quantize_weights
 from ptq.pipeline.written import Written
-from ptq.ranges import ActivationRange
+from ptq.ranks import alone
 from ptq.recipe import Plan, Recipe
 
 _IN_TIME: Final = "in float it is as exact as can be, and --max-latency holds"
@@ -48,7 +43,13 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, 
 
     `partly` says that what comes out is also lowered with some layers in float.
     """
-    found = _find(job, recipe, ready, stages, store, partly=partly)
+    found = find(job, ready, stages, store, partly=partly)
+    with alone():  # others have done their part
+        return _made(job, recipe, ready, stages, found)
+
+
+def _made(job: Job, recipe: Recipe, ready: Ready, stages: Stages, found: Findings) -> Built:
+    """Decide what size each layer has, and write them."""
     plan, executions, data, model = ready.plan, ready.executions, ready.data, found.given.model
     ranges = found.ranges
     grids = {name: grid for name, grid in ready.taken.grids.items() if name in ranges}
@@ -83,76 +84,6 @@ def build(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, 
         job.metrics,
     )
     return Built(written, parts, lowering)
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What a run finds out before it decides how large each layer becomes."""
-
-    steps: Steps
-    ranges: Mapping[str, ActivationRange]
-    given: Given
-    solved: Mapping[str, Solved]
-
-
-def share(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store) -> None:
-    """Do what ranks other than the first do of a run: their shares of the data and of the layers."""
-    _find(job, recipe, ready, stages, store, partly=False)
-
-
-def _find(job: Job, recipe: Recipe, ready: Ready, stages: Stages, store: Store, *, partly: bool) -> _Found:
-    """Measure and solve, together with all ranks."""
-    data = ready.data
-    together.check_alike(ready.model, recipe, data)
-    steps = Steps(ready.plan, ready.executions, data, stages, [])
-    model, statistics = steps.before(ready.model), None
-    if data is not None:
-        model = _smoothed(model, ready, data, stages, store)
-        statistics = _calibrated(model, ready, data, stages, store, partly=partly)
-    ranges = statistics.ranges if statistics else {}
-    if statistics is not None:
-        statistics = replace(statistics, ranges=with_shared(model, ready.executions, ranges))
-    given = Given(model, ready.plan, ready.executions, statistics, store, job.device)
-    return _Found(steps, ranges, given, solved_sites(given, stages))
-
-
-def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, store: Store) -> Model:
-    """The model with smoother inputs of its dynamic products; itself where there are none."""
-    readers = smoothable(model, ready.executions)
-    if not readers:
-        return model
-
-    def made() -> Smoothings:
-        total = None if data.samples is None else -(-data.samples // BATCH)
-        with stages.stage("smooth", total) as advance:
-            return smoothing(model, ready.plan, readers, data.batches(BATCH), advance)
-
-    def key() -> tuple[object, ...]:
-        limits = [(site.name, ready.plan.limit(site.name)) for sites in readers.values() for site in sites]
-        return digest(model), data.fingerprint(), limits, ready.plan.methods, [name for name, _ in ready.plan.steps]
-
-    return smoothed(model, readers, together.get(store, "smoothings", key, made))
-
-
-def _calibrated(
-    model: Model, ready: Ready, data: Dataset, stages: Stages, store: Store, *, partly: bool
-) -> Statistics | None:
-    """What the plan needs to know of the data; None when that is nothing."""
-    plan = ready.plan
-    needed = wanted(model, plan, ready.executions, partly=partly)
-    sites, averaged, observed = needed
-
-    def made() -> Statistics:
-        total = None if data.samples is None else -(-data.samples // BATCH)
-        with stages.stage("calibrate", total) as advance:
-            batches, rule = data.batches(BATCH), plan.recipe.range
-            return calibrate(model, sites, observed, rule, batches, advance, reserved=ready.reserved, averaged=averaged)
-
-    def key() -> tuple[object, ...]:
-        named = [[site.name for site in each] for each in (sites, averaged)]
-        return digest(model), data.fingerprint(), named, observed, plan.recipe.range, ready.reserved
-
-    return together.get(store, "statistics", key, made) if needed else None
 
 
 def _lowerings(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,11 +79,13 @@ def calibrate(
     *,
     reserved: int = 0,
     averaged: Sequence[Site] = (),
+    passed: Callable[[Any, Mapping[str, np.ndarray]], None] = lambda *_: None,
 ) -> Statistics:
     """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name.
 
     Of the sites in `averaged`, which have one use, there are means. The first `reserved` samples, rounded up to whole
-    batches, are left out of `Statistics.apart`, which is empty without them.
+    batches, are left out of `Statistics.apart`, which is empty without them. Each batch is `passed` on with what the
+    graph made of it. Of several ranks each has batches of its own, and all find what is to be found in those of all.
     """
     wanted = {site.name: keys(site) for site in sites}
     moments = {key: Moments() for each in wanted.values() for key in each}
@@ -93,7 +96,7 @@ def calibrate(
     inputs = {site.name: (use.input, -1 if use.geometry is None else 1) for site in averaged for use in site.uses}
     means = {each: Mean() for each in inputs.values()}
     session = probed(model.graph, ranges, taps, histograms, _HISTOGRAM_VALUES // BATCH, means)
-    for samples, batch in together.own(batches):
+    for batch in batches:
         found = dict(zip(session.outputs, session.run(batch.feeds), strict=True)) | dict(batch.feeds)
         for name, seen in ranges.items():
             low, high = extremes(name)
@@ -103,7 +106,8 @@ def calibrate(
         for (name, axis), mean in means.items():
             values = torch.from_numpy(found[mean_as(name, axis)])
             mean.add(values.flatten(1).mean(0) if axis == 1 else values, batch.size)
-        _add(first if samples < reserved else moments, found)
+        _add(first if batch.start < reserved else moments, found)
+        passed(batch, found)
         del found  # before the next batch brings as much again
         advance()
     together.merge(ranges)

@@ -10,32 +10,27 @@ from pathlib import Path
 
 from ptq.audit.memory import peak
 from ptq.errors import ModelError
-from ptq.model.sites import Site
 from ptq.pipeline.calibrate import Key, keys
+from ptq.pipeline.parts import Part
 
 _AT_WORK = 4
 """Copies of its second moment, as float64, that a layer needs at most while it is calibrated or rounded; measured."""
 
 
-def check_moments(sites: Iterable[Site], *, apart: bool) -> None:
-    """Refuse layers whose second moments do not fit into the memory that is free now.
+def check_moments(parts: Iterable[Part], free: int, *, apart: bool) -> None:
+    """Refuse layers whose second moments do not fit into the memory that is free.
 
-    They are held until the weights are rounded, twice where some are kept `apart`; one layer at a time is worked on.
+    Those of a block are held until it has seen all data, twice where some are kept `apart`; one layer at a time is
+    worked on.
 
     Raises:
         ModelError: they do not fit; it names those without which the others would.
 
     """
-    free = available_bytes()
-    if free is None:
-        return
-    left, refused = {site.name: keys(site) for site in sites}, list[str]()
-    whole = needed_bytes(left, apart=apart)
-    while left and needed_bytes(left, apart=apart) > free:
-        largest = max(left.values(), key=lambda each: sum(key.moment_bytes for key in each))
-        refused += [name for name, each in left.items() if each == largest]
-        left = {name: each for name, each in left.items() if name not in refused}
+    blocks = [{site.name: keys(site) for site in part.wanted.moments} for part in parts]
+    refused = [name for block in blocks for name in _refused(block, free, apart=apart)]
     if refused:
+        whole = max(needed_bytes(block, apart=apart) for block in blocks)
         shown, pattern = ", ".join(map(repr, refused)), "|".join(map(re.escape, refused))
         pattern = f"({pattern})" if len(refused) > 1 else pattern
         raise ModelError(
@@ -43,6 +38,16 @@ def check_moments(sites: Iterable[Site], *, apart: bool) -> None:
             f"are needed, {free / 1e9:.1f} GB are free; add --keep-float '^{pattern}$', or use --method rtn, which "
             f"needs none"
         )
+
+
+def _refused(block: Mapping[str, tuple[Key, ...]], free: int, *, apart: bool) -> list[str]:
+    """Those of a block without which the others fit."""
+    left, refused = dict(block), list[str]()
+    while left and needed_bytes(left, apart=apart) > free:
+        largest = max(left.values(), key=lambda each: sum(key.moment_bytes for key in each))
+        refused += [name for name, each in left.items() if each == largest]
+        left = {name: each for name, each in left.items() if name not in refused}
+    return refused
 
 
 def needed_bytes(wanted: Mapping[str, tuple[Key, ...]], *, apart: bool) -> int:

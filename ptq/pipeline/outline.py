@@ -9,7 +9,8 @@ from typing import Any
 from ptq.lowering import Execution
 from ptq.model.sites import LOOKUPS, Site
 from ptq.pipeline.describe import source_report
-from ptq.pipeline.ready import Ready, Wanted
+from ptq.pipeline.parts import Wanted
+from ptq.pipeline.ready import Ready
 from ptq.pipeline.smooth import smoothable
 from ptq.report import Outline, OutlinedLayer
 from ptq.scheme import FLOAT_BITS, Scheme

@@ -20,7 +20,8 @@ from ptq.model.sites import Site
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate, keys
 from ptq.pipeline.describe import SAMPLES_WITHOUT_EVAL
 from ptq.pipeline.memory import needed_bytes, resident_bytes
-from ptq.pipeline.ready import Ready, Wanted, wanted
+from ptq.pipeline.parts import Wanted
+from ptq.pipeline.ready import Ready, parts_of, wanted
 from ptq.pipeline.smooth import smoothable
 from ptq.report import Prediction
 from ptq.solve import Curvature
@@ -76,7 +77,7 @@ def predict(ready: Ready) -> Prediction:
         stages["audit"] = _PROCESSES_SECONDS + min(_TURNS * (1 + _QUANTIZED) * passes.plain, _MOST_TURNS_SECONDS)
         judged = _count(ready.evaluation) if ready.evaluation is not None else min(count, SAMPLES_WITHOUT_EVAL)
         stages["evaluate"] = judged * (1 + _QUANTIZED) * passes.plain
-    moments = needed_bytes({site.name: keys(site) for site in needed.moments}, apart=ready.reserved > 0)
+    moments = _moment_bytes(ready, needed)
     weights = whole_bytes(ready.model)
     activations = BATCH * max(passes.bytes - weights, 0)
     left_out = tuple(name for name, _ in ready.plan.steps)
@@ -87,6 +88,13 @@ def predict(ready: Ready) -> Prediction:
 
 def _count(data: Dataset | None) -> int:
     return 0 if data is None else data.samples or _STREAMED
+
+
+def _moment_bytes(ready: Ready, needed: Wanted) -> int:
+    """What second moments take, of one block at a time."""
+    apart = ready.reserved > 0
+    blocks = [part.wanted.moments for part in parts_of(ready.model, ready.plan, needed, ready.block_bytes, apart=apart)]
+    return max(needed_bytes({site.name: keys(site) for site in sites}, apart=apart) for sites in blocks)
 
 
 def _passes(model: Model, batch: Batch) -> _Passes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -21,8 +21,9 @@ from ptq.model.sites import Site
 from ptq.model.trained import Trained, trained, without_bridges
 from ptq.pipeline.finite import check_finite
 from ptq.pipeline.job import Job
-from ptq.pipeline.memory import check_moments
+from ptq.pipeline.memory import available_bytes, check_moments
 from ptq.pipeline.output import check_free, check_not_input
+from ptq.pipeline.parts import Part, Wanted, block_bytes, parts
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.steps import check_steps
 from ptq.ranges import ActivationRange
@@ -37,7 +38,8 @@ _QUANTIZED: Final = ("DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinea
 class Ready:
     """The model as it came and as it is quantized, what was decided for it, and its data.
 
-    `reserved` is how many samples nothing is measured on but the effects of layers.
+    `reserved` is how many samples nothing is measured on but the effects of layers. A block of the network takes up to
+    `block_bytes`.
     """
 
     raw: Model
@@ -48,6 +50,7 @@ class Ready:
     data: Dataset | None
     evaluation: Dataset | None
     reserved: int
+    block_bytes: int
 
 
 def get_ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
@@ -72,9 +75,11 @@ def get_ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
     executions = executions_of(model, plan)
     model = without_bridges(model, taken.grids, _static(model, executions))
     reserved = 0 if data is None or not plan.measures else _reserved(model, data, recipe)
-    if data is not None:
-        check_moments(needing(model, plan, "moment"), apart=reserved > 0)
-    return Ready(raw, taken, model, plan, executions, data, evaluation, reserved)
+    free, apart = available_bytes(), reserved > 0
+    most = block_bytes(free)
+    if data is not None and free is not None:
+        check_moments(parts_of(model, plan, wanted(model, plan, executions), most, apart=apart), free, apart=apart)
+    return Ready(raw, taken, model, plan, executions, data, evaluation, reserved, most)
 
 
 def _check_float(model: Model) -> None:
@@ -142,27 +147,21 @@ def observed_of(
 def with_shared(
     model: Model, executions: Mapping[str, Execution], ranges: Mapping[str, ActivationRange]
 ) -> dict[str, ActivationRange]:
-    """Ranges by tensor, also of those that are on the grid of another."""
+    """Ranges by tensor, also of those that are on the grid of another whose range is known."""
     shared = find_activations(model.graph.graph, _static(model, executions)).shared
-    return {**ranges, **{name: ranges[source] for name, source in shared.items()}}
-
-
-class Wanted(NamedTuple):
-    """What has to be known of the data: moments and means of the inputs of sites, and ranges of tensors."""
-
-    moments: list[Site]
-    means: list[Site]
-    ranges: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        """Whether it is anything."""
-        return any(map(bool, self))
+    return {**ranges, **{name: ranges[source] for name, source in shared.items() if source in ranges}}
 
 
 def wanted(model: Model, plan: Plan, executions: Mapping[str, Execution], *, partly: bool = False) -> Wanted:
     """What a plan needs, of whatever layers where some are `partly` to stay float."""
     means = [site for site in needing(model, plan, "mean") if model.has_own_bias(site)]
     return Wanted(needing(model, plan, "moment"), means, observed_of(model, plan, executions, partly=partly))
+
+
+def parts_of(model: Model, plan: Plan, needed: Wanted, most: int, *, apart: bool) -> list[Part]:
+    """The blocks that a plan calibrates in."""
+    quantized = [site for site in model.sites if plan.methods[site.name] is not None]
+    return parts(model, needed, most, apart=apart, rounded=quantized if plan.recipe.sequential else ())
 
 
 def needing(model: Model, plan: Plan, statistic: str) -> list[Site]:

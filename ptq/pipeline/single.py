@@ -15,8 +15,9 @@ from ptq.model.capture import CaptureOptions, captured, is_onnx
 from ptq.model.graph import Model
 from ptq.model.save import write
 from ptq.model.trained import Trained
-from ptq.pipeline.build import build, share
+from ptq.pipeline.build import build
 from ptq.pipeline.describe import Reference, describe
+from ptq.pipeline.findings import find
 from ptq.pipeline.job import Job
 from ptq.pipeline.memory import available_bytes
 from ptq.pipeline.noise import noise_for
@@ -31,7 +32,7 @@ from ptq.report import Outline
 
 def assist(job: Job, recipe: Recipe, stages: Stages) -> None:
     """Do the share of a rank other than the first."""
-    share(job, recipe, get_ready(job, recipe, stages), stages, opened(job.about))
+    find(job, get_ready(job, recipe, stages), stages, opened(job.about))
 
 
 def made(job: Job, recipe: Recipe, stages: Stages) -> Result:

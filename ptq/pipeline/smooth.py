@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import torch
 
-from calibration.batch import Batch
 from calibration.observers import Channels
+from ptq import heap
 from ptq.lowering import Execution
+from ptq.model.blocks import Block, Look, cut
 from ptq.model.graph import Model
 from ptq.model.probe import channelled, channels_as
 from ptq.model.rescale import Rescaling, normalized, rescaled
 from ptq.model.sites import Site
 from ptq.pipeline import together
+from ptq.pipeline.boundary import Boundary
 from ptq.pipeline.solved import is_on_grid
 from ptq.pipeline.stages import Advance
 from ptq.recipe import Plan
@@ -30,6 +32,11 @@ def smoothable(model: Model, executions: Mapping[str, Execution]) -> dict[str, l
     return {name: sites for name, sites in found.items() if model.shape(name) is not None}
 
 
+def blocks_read(model: Model, readers: Iterable[str], most: int) -> list[Block]:
+    """The blocks of a model, of up to `most` bytes but for single layers, in which these tensors are made."""
+    return cut(model.graph, [Look((name,)) for name in readers], most)
+
+
 @dataclass(frozen=True)
 class Smoothings:
     """What inputs are divided by, as a scale and what is put aside, by name; and which need a range a vector."""
@@ -42,21 +49,23 @@ def smoothing(
     model: Model,
     plan: Plan,
     readers: Mapping[str, list[Site]],
-    batches: Iterable[Batch],
+    blocks: Iterable[Block],
+    boundary: Boundary,
     advance: Advance = lambda: None,
 ) -> Smoothings:
-    """How those inputs are smoothed for which it pays, found on these batches.
+    """How those inputs are smoothed for which it pays, found block by block on what crosses a boundary.
 
     Where a step of the recipe has scaled inputs, none is scaled again.
     """
     channels = {name: Channels.of(sites[0].columns) for name, sites in readers.items()}
-    session = channelled(model.graph, channels)
-    for _, batch in together.own(batches):
-        found = dict(zip(session.outputs, map(torch.from_numpy, session.run(batch.feeds)), strict=True))
-        for name, seen in channels.items():
-            low, high, power = (found[part] for part in channels_as(name))
-            seen.add(low, high, power, batch.size)
-        advance()
+    for block in blocks:
+        here = {name: channels[name] for look in block.looks for name in look.tensors}
+        for batch, found in boundary.run(block, channelled(block.graph(boundary.shapes()), here)):
+            for name, seen in here.items():
+                low, high, power = (torch.from_numpy(found[part]) for part in channels_as(name))
+                seen.add(low, high, power, batch.size)
+            advance()
+        heap.trim()
     together.merge(channels)
     chosen = {}
     done = any(step.smooths for _, step in plan.steps)

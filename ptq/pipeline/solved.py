@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from ptq.pipeline import together
 from ptq.pipeline.calibrate import Statistics
 from ptq.pipeline.distributions import Shown, shown
 from ptq.pipeline.finite import check_matrix
-from ptq.pipeline.stages import Stages
+from ptq.pipeline.stages import Advance, Stages
 from ptq.qtensor import QTensor
 from ptq.ranges import affine
 from ptq.ranks import ranks
@@ -109,6 +109,10 @@ class SiteWeights:
         """Whether error and power are those of the output."""
         return self.solved.measured
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The initializers of the graph with the weight in float again."""
+        return arrays_of(self.solved.model, self.solved.site, self.read().dequantize(), self.bias_shift)
+
     def shown(self) -> Shown:
         """How it looks to people."""
         kept = self.solved.sizes.load().shown
@@ -120,6 +124,15 @@ def shift_of(residual: Tensor, mean: Tensor) -> np.ndarray:
     apart = residual.double().reshape(len(mean), -1, mean.shape[1])
     shift: np.ndarray = (apart @ mean.double()[:, :, None]).reshape(-1).float().numpy()
     return shift
+
+
+def arrays_of(model: Model, site: Site, weight: Tensor, shift: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The initializers of the graph for another weight `(out, in)` of a site, where the bias gains a shift `(out,)`."""
+    arrays, bias = {site.weight: site.tensor(weight.numpy())}, site.uses[0].bias
+    if shift is not None and bias is not None:
+        old = model.initializer(bias)
+        arrays[bias] = (old + shift.reshape(old.shape)).astype(np.float32)
+    return arrays
 
 
 def matrix_of(model: Model, site: Site) -> Tensor:
@@ -137,17 +150,22 @@ def matrix_of(model: Model, site: Site) -> Tensor:
 def solved_sites(given: Given, stages: Stages) -> dict[str, Solved]:
     """Every site that is quantized, in all sizes that it can have."""
     chosen = [site for site in given.model.sites if given.plan.methods[site.name] is not None]
-    owners = ranks().owners([_cost(given.plan, site) for site in chosen])
-    own = [site for site, owner in zip(chosen, owners, strict=True) if owner == ranks().rank]
-    with stages.stage("quantize", len(own)) as advance:
-        kept, solved = {}, {}
-        for site in own:
+    with stages.stage("quantize", len(chosen)) as advance:
+        return solve(given, chosen, advance)
+
+
+def solve(given: Given, sites: Sequence[Site], advance: Advance = lambda: None) -> dict[str, Solved]:
+    """Some sites in all their sizes; several ranks do each a part of them, and have all in the end."""
+    owners = ranks().owners([_cost(given.plan, site) for site in sites])
+    kept, solved = {}, {}
+    for site, owner in zip(sites, owners, strict=True):
+        if owner == ranks().rank:
             kept[site.name] = _sizes(given, site)
             solved[site.name] = _solved(given, site, kept[site.name])
             heap.trim()
-            advance()
-        others = {name: each for name, each in together.exchanged(given.store, kept).items() if name not in kept}
-    return {site.name: solved.get(site.name) or _solved(given, site, others[site.name]) for site in chosen}
+        advance()
+    others = {name: each for name, each in together.exchanged(given.store, kept).items() if name not in kept}
+    return {site.name: solved.get(site.name) or _solved(given, site, others[site.name]) for site in sites}
 
 
 def _cost(plan: Plan, site: Site) -> float:

@@ -13,6 +13,7 @@ from calibration.observers import Moment
 from ptq.lowering import Execution
 from ptq.model.graph import Model
 from ptq.model.sites import Site
+from ptq.pipeline import together
 from ptq.pipeline.calibrate import BATCH, calibrate
 from ptq.pipeline.solved import SiteWeights, is_on_grid
 from ptq.pipeline.stages import Advance, Stages
@@ -82,4 +83,4 @@ class Steps:
         return () if self.data is None else self.data.batches(BATCH)
 
     def _moments(self, model: Model, sites: Sequence[Site]) -> Mapping[str, Moment]:
-        return calibrate(model, sites, (), MINMAX, self._batches()).moments
+        return calibrate(model, sites, (), MINMAX, together.own(self._batches())).moments

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -38,19 +40,18 @@ def check_alike(model: Model, recipe: Recipe, data: Dataset | None) -> None:
         UnlikeError: one has another model, recipe or data.
 
     """
-    here = ranks()
-    if here.size > 1:
+    if ranks().size > 1:
         distributed.check_alike("a model", digest(model))
         distributed.check_alike("options", repr(recipe))
         distributed.check_alike("data", "" if data is None else data.fingerprint())
 
 
-def own(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
-    """The batches of this rank, each with the number of samples before it."""
+def own(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of this rank, with the number of samples before each in all."""
     here, start = ranks(), 0
     for place, batch in enumerate(batches):
         if place % here.size == here.rank:
-            yield start, batch
+            yield replace(batch, start=start)
         start += batch.size
 
 
@@ -87,14 +88,33 @@ def add_up(moments: Mapping[Name, tuple[Moments, int, int]]) -> None:
 def get(store: Store, kind: str, key: Callable[[], Any], make: Callable[[], T]) -> T:
     """`Store.get` of what all ranks make together: only if all have it, it is not made again."""
     here = ranks()
-    if here.size == 1 or all(distributed.gathered(store.has(kind, key))):
+    if here.size == 1 or all_have(store.find(kind, key)):
         return store.get(kind, key, make)
     made = make()
-    for rank in range(here.size):  # who shares the folder of another finds it there
+    with in_turn():
+        return store.get(kind, key, lambda: made)
+
+
+def all_have(found: object | None) -> bool:
+    """Whether no rank has None."""
+    return all(distributed.gathered(found is not None))
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Do something one rank after another, so that who shares the folder of another finds there what that has kept."""
+    here = ranks()
+    for rank in range(here.size):
         if rank == here.rank:
-            store.keep(kind, key, lambda: made)
-        distributed.gathered(rank)
-    return store.get(kind, key, lambda: made)
+            yield
+        distributed.gathered(None)
+
+
+def union(shapes: Mapping[str, set[tuple[int, ...]]]) -> dict[str, set[tuple[int, ...]]]:
+    """What each of all ranks has seen."""
+    found = distributed.gathered(dict(shapes))
+    names = dict.fromkeys(name for each in found for name in each)
+    return {name: set().union(*(each.get(name, ()) for each in found)) for name in names}
 
 
 def exchanged(store: Store, kept: Mapping[Name, Kept[T]]) -> dict[Name, Kept[T]]:

@@ -17,7 +17,7 @@ from ptq.model.save import digest
 from ptq.model.sites import Site
 from ptq.orthogonality import BETA, likeness, orthogonality, output_grams, thetas, worths
 from ptq.pipeline.calibrate import BATCH
-from ptq.pipeline.solved import Given, SiteWeights, Solved, shift_of
+from ptq.pipeline.solved import Given, SiteWeights, Solved, arrays_of, shift_of, solve
 from ptq.pipeline.stages import Stages
 from ptq.qtensor import QTensor
 from ptq.scheme import FLOAT_BITS
@@ -38,6 +38,12 @@ def quantize_weights(
     What each does to the output, where the plan wants it, is found on the samples `measured`.
     """
     return _picked(solved, _allocate(given, solved, measured, stages, clock))
+
+
+def rounded_weights(given: Given, sites: Sequence[Site]) -> dict[str, SiteWeights]:
+    """The weights of some sites, none of which has to wait for others to know its size."""
+    solved = solve(given, sites)
+    return _picked(solved, _allocate(given, solved, None, Stages(), None))
 
 
 def _picked(solved: Mapping[str, Solved], rungs: Rungs) -> dict[str, SiteWeights]:
@@ -114,7 +120,7 @@ def _effects(given: Given, solved: Mapping[str, Solved], measured: Dataset | Non
         return (
             digest(model),
             measured.fingerprint(),
-            statistics.apart,
+            sorted(statistics.apart),
             [each.sizes.path.name for each in solved.values()],
         )
 
@@ -132,8 +138,4 @@ def _change(model: Model, solved: Solved, apart: Moment | None) -> dict[str, np.
         curvature = Curvature.of(moment, apart.count, term.format.span)
         weight = rounded_anew(solved.matrix().reshape(site.groups, -1, site.columns), term, curvature).flatten(0, 1)
         mean = None if solved.mean is None else apart.mean
-    arrays, bias = {site.weight: site.tensor(weight.numpy())}, site.uses[0].bias
-    if mean is not None and bias is not None:
-        old = model.initializer(bias)
-        arrays[bias] = (old + shift_of(solved.matrix() - weight, mean).reshape(old.shape)).astype(np.float32)
-    return arrays
+    return arrays_of(model, site, weight, None if mean is None else shift_of(solved.matrix() - weight, mean))

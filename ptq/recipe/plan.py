@@ -143,6 +143,8 @@ def resolve(recipe: Recipe, sites: Sequence[Site], *, has_data: bool) -> Plan:
         site.name: made for site in sites if (made := decided[site.name].method) and decided[site.name].budgeted
     }
     _check_budget(recipe, budgeted.values())
+    if recipe.sequential:
+        _check_sequential(recipe, decided, has_data=has_data)
     counts = {site.name: math.prod(site.shape) for site in sites if site.name in budgeted}
     base = sum(made.scheme.bits * counts[name] for name, made in budgeted.items())
     return Plan(decided, activations, recipe, recipe.made_steps, base / max(sum(counts.values()), 1))
@@ -208,6 +210,19 @@ def _check_budget(recipe: Recipe, budgeted: Collection[Method]) -> None:
             f"--bits {recipe.bits:g} is below the {least.bits:g} bits of {least.describe()}, the narrowest that a "
             f"layer may have; give more, as scales come on top, or narrower formats"
         )
+
+
+def _check_sequential(recipe: Recipe, decided: Mapping[str, Decision], *, has_data: bool) -> None:
+    """Refuse to round layers one after the other where that changes nothing, or where they wait for the last."""
+    if not has_data:
+        raise OptionError("--sequential needs calibration data; give --data")
+    if recipe.tolerance is None and (waiting := next((s for s, each in decided.items() if each.budgeted), None)):
+        raise OptionError(
+            f"--sequential rounds a layer before the next has seen data, and how many bits {waiting!r} gets depends on "
+            f"all layers; give --points or --tolerance, or a method of one size such as gptq"
+        )
+    if not any(each.method is not None and "moment" in each.method.needs for each in decided.values()):
+        raise OptionError("--sequential: no layer is rounded by what it is given; leave it out, or give --method gptq")
 
 
 def _activations(recipe: Recipe, usual: _Ordinary, decided: Mapping[str, Decision]) -> str:

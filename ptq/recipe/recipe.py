@@ -62,6 +62,7 @@ class Recipe:
     beta: float | None = None
     max_latency: float | None = None
     portable: bool = False
+    sequential: bool = False
     activations: str | None = None
     target: str = "cpu"
     range: str = MINMAX
