@@ -49,7 +49,7 @@ def together(size: int, arguments: Callable[[int], tuple[object, ...]], folder: 
 def ended(processes: list[BaseProcess], folder: Path) -> tuple[list[int | None], list[str]]:
     """The exit codes of ranks, and what they said."""
     for process in processes:
-        process.join(120)
+        process.join(500)
         process.kill()
         process.join()
     return [process.exitcode for process in processes], [(folder / str(r)).read_text() for r in range(len(processes))]
@@ -81,6 +81,7 @@ def test_two_ranks_with_caches_of_their_own_write_the_file_of_one(folder: Folder
         ("multipoint",),
         ("rtn", "--activations", "dynamic"),
         ("gptq", "--step", "bias-correction"),
+        ("gptq", "--sequential"),
         ("adaround",),
     ],
 )
