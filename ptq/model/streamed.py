@@ -13,7 +13,7 @@ import onnx_ir as ir
 from ptq import heap
 from ptq.errors import ModelFileError
 
-_PIECE = 1 << 22
+PIECE = 1 << 22
 _LEAST_SPOOLED = 1 << 16
 
 
@@ -80,7 +80,7 @@ class Streamed(ir.ExternalTensor):
         left = self.nbytes
         with self._opened() as file:
             while left:
-                piece = file.read(min(left, _PIECE))
+                piece = file.read(min(left, PIECE))
                 if not piece:
                     raise self._short()
                 left -= len(piece)
