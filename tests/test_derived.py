@@ -27,8 +27,11 @@ KINDS = {
 }
 
 
-def stored(path: Path, kind: str) -> np.ndarray:
-    """A product with a weight that is stored `(out, in)` in a file beside the model; returns that."""
+def stored(path: Path, kind: str, *, gemm: bool = False) -> np.ndarray:
+    """A product with a weight that is stored `(out, in)` in a file beside the model; returns that.
+
+    A Gemm turns it by itself.
+    """
     element, dtype = KINDS[kind]
     weight = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(dtype)
     data = path.with_name(f"{path.name}.data")
@@ -38,12 +41,14 @@ def stored(path: Path, kind: str) -> np.ndarray:
     for key, value in (("location", data.name), ("offset", 64), ("length", weight.nbytes)):
         tensor.external_data.add(key=key, value=str(value))
     nodes = [helper.make_node("Cast", ["fc.weight"], ["wide"], to=TensorProto.FLOAT)] if kind != "float32" else []
-    nodes += [
-        helper.make_node("Transpose", ["wide" if nodes else "fc.weight"], ["turned"], perm=[1, 0]),
-        helper.make_node("MatMul", ["x", "turned"], ["y"], "fc"),
-    ]
+    read = "wide" if nodes else "fc.weight"
+    if gemm:
+        nodes.append(helper.make_node("Gemm", ["x", read], ["y"], "fc", transB=1))
+    else:
+        nodes.append(helper.make_node("Transpose", [read], ["turned"], perm=[1, 0]))
+        nodes.append(helper.make_node("MatMul", ["x", "turned"], ["y"], "fc"))
     ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2, size])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size] if gemm else ["n", 2, size])
         for name, size in (("x", COLUMNS), ("y", ROWS))
     ]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [tensor])
@@ -84,10 +89,10 @@ def test_they_are_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(found, feeds["x"] @ weight.astype(np.float32).T, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
-def test_files_are_as_those_of_weights_inside(kind: str, tmp_path: Path, ptq: Command) -> None:
+@pytest.mark.parametrize(("kind", "gemm"), [("float16", True), ("bfloat16", False), ("float32", False)])
+def test_files_are_as_those_of_weights_inside(kind: str, gemm: bool, tmp_path: Path, ptq: Command) -> None:
     beside, inside = tmp_path / "beside.onnx", tmp_path / "inside.onnx"
-    stored(beside, kind)
+    stored(beside, kind, gemm=gemm)
     onnx.save(onnx.load(beside), inside)
     for path in (beside, inside):
         assert (
