@@ -54,6 +54,23 @@ def test_a_ladder_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert found.rungs[1][1].format == made.rungs[1][1].format
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+@pytest.mark.parametrize(("spread", "part"), [(1, 4), (2, 4), (4, 4), (5, 2), (16, 2), (17, 1), (128, 1)])
+def test_few_numbers_of_a_byte_take_less_of_the_disk(
+    spread: int, part: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """By the parts of a byte that they fit in; wherever they begin, and whatever their count leaves over."""
+    draws, shape = torch.Generator().manual_seed(0), (7, 1429)
+    for low in {torch.iinfo(dtype).min, -1 if dtype == torch.int8 else 3, torch.iinfo(dtype).max + 1 - spread}:
+        made = torch.randint(max(low, torch.iinfo(dtype).min), low + spread, shape, generator=draws).to(dtype)
+        made[0, 0], made[6, 1428] = low, low + spread - 1
+        path = Store(tmp_path / str(low), 0).keep("codes", lambda: 1, lambda made=made: made).path
+        found = Store(tmp_path / str(low), 0).load(path)
+        assert found.dtype == dtype
+        assert found.equal(made)
+        assert path.stat().st_size < made.numel() / part + 1000
+
+
 class Outside(Enum):
     HERE = 1
 

@@ -59,6 +59,18 @@ def test_most_errors_are_smaller_and_few_are_larger(name: str) -> None:
     assert ours.square().sum() > least_squares.square().sum()
 
 
+@pytest.mark.parametrize("name", ["uint4-32", "int4-channel", "int3-tensor"])
+def test_scales_do_not_depend_on_how_many_rows_are_looked_at_at_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = heavy_tailed(300, 64)
+    whole = made(Hqq, name, weight).terms[0]
+    monkeypatch.setattr("ptq.chunks._MOST_ELEMENTS", 64 * 64)
+    parts = made(Hqq, name, weight).terms[0]
+    assert torch.equal(parts.values, whole.values)
+    assert torch.equal(parts.scale, whole.scale)
+
+
 def test_scales_that_are_not_free_are_refused() -> None:
     with pytest.raises(OptionError, match="those of s2fp8 per tensor follow from its largest weight; use --method rtn"):
         Recipe(method="hqq", weights="s2fp8")

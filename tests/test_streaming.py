@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +13,20 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
 from command import Command
 from onnx import TensorProto, helper
+from schemes import ALL
 
 from ptq.errors import ModelFileError, OutputError
+from ptq.methods.multipoint import Multipoint
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.model.save import digest, serialized, write
 from ptq.model.streamed import Spool, Streamed
 from ptq.model.wire import data_files
 from ptq.pipeline.written import Written
+from ptq.solve import Curvature
 
 LIMITED = """
 import resource, sys
@@ -48,20 +53,14 @@ def run_with(spare: int, *arguments: object, cache: Path) -> subprocess.Complete
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("layers", "more", "recipe"),
-    [
-        (300, 500_000_000, ("--method", "rtn", "--weights", "int4", "--group", "32")),
-        (150, 250_000_000, ("--method", "multipoint", "--weights", "int4")),
-    ],
-    ids=["rtn", "multipoint"],
-)
-def test_memory_is_that_of_one_weight(layers: int, more: int, recipe: tuple[str, ...], tmp_path: Path) -> None:
+def test_memory_is_that_of_one_weight(tmp_path: Path) -> None:
     """With less than half of the network in memory, and 4 weights and 500 MB at most (issue 7)."""
     model, output = tmp_path / "many.onnx", tmp_path / "many.int4.onnx"
-    weight = many_layers.write(model, layers, 1024)
-    spare = 4 * weight + more
+    layers, width = 300, 1024
+    weight = many_layers.write(model, layers, width)
+    spare = 4 * weight + 500_000_000
     assert layers * weight > 2 * spare
+    recipe = ("--method", "rtn", "--weights", "int4", "--group", "32")
     done = run_with(spare, "quantize", model, *recipe, "-o", output, cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     assert "WARNING  the file was not loaded, it takes about" in done.stdout
@@ -86,6 +85,38 @@ def test_memory_of_calibration_is_that_of_one_block(tmp_path: Path) -> None:
     graph = onnx.load(output).graph
     assert sum(node.name.startswith("layer") for node in graph.node) == layers
     assert not [*(tmp_path / "cache").glob("*.unfinished")]
+
+
+def peak(folder: Path, layers: int, width: int, *recipe: str) -> int:
+    """The memory that a process of its own has at most until the file is written."""
+    folder.mkdir()
+    many_layers.write(folder / "tiny.onnx", layers, width)
+    command = [sys.executable, "benchmarks/scale.py", str(folder), "--size", "tiny", "--one", *recipe]
+    told = {"PTQ_CACHE": str(folder / "cache"), "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=told, check=False, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    return int(json.loads(done.stdout)["peak_bytes"])
+
+
+@pytest.mark.long
+def test_memory_of_all_sizes_of_a_weight_is_that_of_one_weight(tmp_path: Path) -> None:
+    """Six planes of each, and steps from size to size of each row; some of what is read lately is held besides."""
+    layers, width, held = 120, 1024, 250_000_000
+    few, many = (peak(tmp_path / str(count), count, width, "--method", "multipoint") for count in (1, layers))
+    assert layers * 4 * width**2 > 2 * held
+    assert many - few < held
+
+
+@pytest.mark.parametrize("scheme", ["int4-channel", "int4-32", "uint4-32"])
+def test_an_outline_takes_next_to_nothing_whatever_rungs_rows_are_on(scheme: str) -> None:
+    weight = torch.randn(1, 40, 256, generator=torch.Generator().manual_seed(0))
+    ladder = Multipoint(ALL[scheme], rounding="nearest").ladder(weight, Curvature.unknown(1, 256))
+    rung = torch.arange(40) % len(ladder.rungs)
+    whole, outline = ladder.pick(rung), ladder.outlined().pick(rung)
+    assert len(rung.unique()) > 1
+    assert outline.storage_bits == whole.storage_bits
+    assert outline.mixes == whole.mixes
+    assert sum(term.values.untyped_storage().nbytes() for term in outline.terms) == len(outline.terms)
 
 
 def test_weights_are_read_anew_and_never_kept(tmp_path: Path) -> None:

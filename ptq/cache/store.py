@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ptq.cache.encoding import Encoder, decoded, fingerprint
 from ptq.cache.locks import earliest
+from ptq.cache.packing import Packing, packed, unpacked
 from ptq.cache.place import usual, writing
 from ptq.cache.scratch import Scratch
 from ptq.errors import CacheError
@@ -34,7 +35,7 @@ BOUND: Final = "PTQ_CACHE_GB"
 """The environment variable of how many gigabytes are left there when a run ends."""
 
 _USUAL_BOUND: Final = 10.0
-_TREE, _KIND, _ABOUT = "ptq.tree", "ptq.kind", "ptq.about"
+_TREE, _KIND, _ABOUT, _PACKED = "ptq.tree", "ptq.kind", "ptq.about", "ptq.packed"
 _SUFFIX, _UNFINISHED = ".safetensors", ".unfinished"
 _STALE_SECONDS: Final = 3600.0
 _IN_MEMORY: Final = 1 << 27
@@ -146,7 +147,9 @@ class Store:
             with safe_open(path, framework="pt") as file:
                 tree = json.loads(file.metadata()[_TREE])
                 # copies: otherwise a scale that is kept would keep all of its file mapped
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (no mapping)
+                stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (no mapping)
+                how = {name: Packing(*each) for name, each in json.loads(file.metadata()[_PACKED]).items()}
+            tensors = {name: unpacked(each, how[name]) if name in how else each for name, each in stored.items()}
             value = decoded(tree, tensors)
         except FileNotFoundError:
             return None
@@ -158,8 +161,11 @@ class Store:
     def _write(self, path: Path, kind: str, value: Any) -> None:
         encoder = Encoder()
         tree = encoder.tree(value)
-        told = {_TREE: json.dumps(tree), _KIND: kind, _ABOUT: self.about}
-        self._place(path, lambda unfinished: save_file(encoder.tensors, unfinished, told))
+        stored = {name: packed(tensor) for name, tensor in encoder.tensors.items()}
+        how = {name: each for name, (_, each) in stored.items() if each is not None}
+        told = {_TREE: json.dumps(tree), _KIND: kind, _ABOUT: self.about, _PACKED: json.dumps(how)}
+        tensors = {name: tensor for name, (tensor, _) in stored.items()}
+        self._place(path, lambda unfinished: save_file(tensors, unfinished, told))
         self._remember(path, decoded(tree, encoder.tensors), encoder.tensors)
 
     def _place(self, path: Path, write: Callable[[Path], object]) -> None:

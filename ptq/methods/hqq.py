@@ -6,12 +6,15 @@ parts: `|e|^p`, whose best `e` is a threshold, and the squares of `w - e - s (q 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Final, Self
 
 import torch
 from torch import Tensor
 
+from ptq.chunks import weight_chunks
 from ptq.errors import OptionError
 from ptq.method import OneTerm, Request
 from ptq.scales import ScaleGrid
@@ -28,6 +31,9 @@ _STIFFNESS: Final = 1.0
 _STIFFENING: Final = 1.2
 _ROUNDS: Final = 20
 
+Made = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A number for each weight, of its number less zero point, what is left of it in steps, and its scale."""
+
 
 def half_quadratic(parts: Tensor, steps: Steps, scheme: Scheme, grid: ScaleGrid) -> Steps:
     """The scales of least error in the norm on the way from those of least squares, for every group by itself.
@@ -38,31 +44,36 @@ def half_quadratic(parts: Tensor, steps: Steps, scheme: Scheme, grid: ScaleGrid)
     """
     together = scheme.per_tensor and scheme.group is None
 
-    def total(x: Tensor) -> Tensor:
-        """Of a group, or of the tensor where that has one scale."""
-        return x.sum().expand(x.shape[:-1]) if together else x.sum(-1)
-
-    def rounded(scale: Tensor) -> tuple[Tensor, Tensor]:
-        """The numbers less zero points, and what is left of the weights, in steps."""
-        wide, zero = scale[..., None], None if steps.zero is None else steps.zero[..., None]
-        numbers = nearest_rows(parts, wide, scheme.format, zero)
-        return numbers, parts / wide - numbers
+    def summed(scale: Tensor, *made: Made) -> list[Tensor]:
+        """What is made of the weights, added up for a group, or for the tensor where that has one scale."""
+        found = []
+        for at in weight_chunks(parts):
+            some, (own, zero) = parts[:, at], Steps(scale, steps.zero).of_rows(at)
+            wide = own[..., None]
+            numbers = nearest_rows(some, wide, scheme.format, None if zero is None else zero[..., None])
+            left = some / wide - numbers
+            found.append([each(numbers, left, wide).sum(-1) for each in made])
+        sums = (torch.cat(each, 1) for each in zip(*found, strict=True))
+        return [each.sum().expand_as(each) if together else each for each in sums]
 
     def norm(scale: Tensor) -> Tensor:
-        return total((rounded(scale)[1] * scale[..., None]).abs().pow(P))
+        return summed(scale, lambda _, left, wide: (left * wide).abs().pow(P))[0]
 
     best, least = steps.scale, norm(steps.scale)
     exact, stiffness = best, _STIFFNESS
     for _ in range(_ROUNDS):
-        numbers, left = rounded(exact)
-        slope = total(numbers * (numbers + left - shrunk(left, stiffness)))
-        power = total(numbers.square())
+        pulled = partial(_pulled, stiffness=stiffness)
+        slope, power = summed(exact, pulled, lambda numbers, *_: numbers.square())
         exact = torch.where((slope > 0) & (power > 0), exact * slope / power, exact)
         tried = grid.snap(exact)
         found = norm(tried)
         best, least = torch.where(found < least, tried, best), found.minimum(least)
         stiffness *= _STIFFENING
     return Steps(best, steps.zero)
+
+
+def _pulled(numbers: Tensor, left: Tensor, _: Tensor, stiffness: float) -> Tensor:
+    return numbers * (numbers + left - shrunk(left, stiffness))
 
 
 def shrunk(x: Tensor, stiffness: float) -> Tensor:

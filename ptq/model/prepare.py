@@ -18,6 +18,7 @@ import onnx_ir.passes.common as passes
 
 from ptq.errors import ModelError, first_line
 from ptq.model import fills, idioms
+from ptq.model.derived import derive
 from ptq.model.validity import opset_of
 
 TARGET_OPSET = 21
@@ -57,6 +58,7 @@ def prepare(model: ir.Model) -> ir.Model:
         if opset < TARGET_OPSET:
             prepared = _convert(prepared, opset)
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
+        derive(prepared.graph)
         _fold(prepared)
         passes.RemoveUnusedNodesPass()(prepared)
         passes.RemoveUnusedOpsetsPass()(prepared)

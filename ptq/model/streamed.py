@@ -14,7 +14,7 @@ from ptq import heap
 from ptq.disk import writing
 from ptq.errors import ModelFileError
 
-_PIECE = 1 << 22
+PIECE = 1 << 22
 _LEAST_SPOOLED = 1 << 16
 
 
@@ -81,7 +81,7 @@ class Streamed(ir.ExternalTensor):
         left = self.nbytes
         with self._opened() as file:
             while left:
-                piece = file.read(min(left, _PIECE))
+                piece = file.read(min(left, PIECE))
                 if not piece:
                     raise self._short()
                 left -= len(piece)
