@@ -34,7 +34,7 @@ def test_a_hundred_calls_hold_nothing() -> None:
     ("leak", "said"),
     [
         ("None", "STEADY: "),
-        ("held.append(bytearray(b'x' * 20_000))", "memory by "),
+        ("held.append(bytearray(b'x' * 20_000))", "kilobytes by "),
         ("held.append(open(soak.__file__))", "handles from "),
         ("held.append(soak.tempfile.mkstemp())", "handles from "),
         ("held.append(soak.tempfile.mkdtemp())", "files from "),
