@@ -133,7 +133,26 @@ def _export_traced(module: nn.Module, attempt: Attempt, opset: int, positional: 
     args, kwargs = tuple(tensor for _, tensor in tensors[:positional]), dict(tensors[positional:])
     with torch.no_grad():
         program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic, strict=False)
-        return _to_onnx(program, opset, attempt)
+        try:
+            return _to_onnx(program, opset, attempt)
+        finally:
+            _forget_sizes(program)
+
+
+def _forget_sizes(program: ExportedProgram) -> None:
+    """Let go of what torch knows of the sizes in a program that is done with, a tenth of a megabyte and more.
+
+    It is held by a circle through C++, which the collection of garbage does not see, and by caches without a bound.
+    """
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    for node in program.graph.nodes:
+        known = getattr(getattr(node.meta.get("val"), "fake_mode", None), "shape_env", None)
+        if known is not None and known.tracked_fakes:
+            known.tracked_fakes.clear()
+    for method in vars(ShapeEnv).values():
+        if hasattr(method, "cache_clear"):
+            method.cache_clear()
 
 
 def _to_onnx(program: ExportedProgram, opset: int, attempt: Attempt | None = None) -> ir.Model:
