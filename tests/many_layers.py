@@ -11,17 +11,17 @@ from onnx import TensorProto, helper
 STEP = 4096
 
 
-def write(path: Path, layers: int, width: int, *, seed: int = 0, size: float = 1.0, step: int = STEP) -> int:
-    """Products of `(width, width)`, with weights of that size, so many bytes apart; returns the bytes of one weight."""
+def write(path: Path, layers: int, width: int, *, seed: int = 0, size: float = 1.0) -> int:
+    """Products of `(width, width)`, with weights of that size; returns the bytes of one weight."""
     count = 4 * width * width
     data = path.with_name(f"{path.name}.data")
-    noise = np.random.default_rng(seed).standard_normal((count + layers * step) // 4, np.float32)
+    noise = np.random.default_rng(seed).standard_normal((count + layers * STEP) // 4, np.float32)
     (noise * np.float32(size)).tofile(data)
     weights = []
     for layer in range(layers):
         weight = TensorProto(name=f"layer{layer}.weight", data_type=TensorProto.FLOAT, dims=(width, width))
         weight.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", data.name), ("offset", layer * step), ("length", count)):
+        for key, value in (("location", data.name), ("offset", layer * STEP), ("length", count)):
             weight.external_data.add(key=key, value=str(value))
         weights.append(weight)
     names = ["x", *(f"h{layer}" for layer in range(layers - 1)), "y"]
