@@ -10,8 +10,8 @@ freed memory has been given back.
 There is growth where the slope of the line through the steps, less twice its standard error, is above 8 kB or 5 Python
 objects a call. A session of the smallest of these models takes some 100 kB. Resident memory does rise, by 5 kB a call
 in the first hundreds and by less later, in which objects of Python have no part: of each export, every 25th call, torch
-keeps some 30. Before it was made to let go of the others it was 15 a call. Of handles, threads and temporary files there
-may be no more at the end than at the beginning.
+keeps some 30. Before it was made to let go of the others it was 15 a call. Of handles, threads and temporary files
+there may be no more at the end than at the beginning.
 """
 
 from __future__ import annotations
