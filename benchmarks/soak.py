@@ -7,11 +7,11 @@ with data and without, and calls that fail. The data of each are its own, so tha
 kept to 20 MB. After a warm-up, what the process holds is looked at in steps, behind a collection of garbage and when
 freed memory has been given back.
 
-There is growth where the slope of the line through the steps, less twice its standard error, is above 8 kB or 5
-Python objects a call. A session of the smallest of these models takes some 100 kB. Resident memory does rise, by 5 kB
-a call in the first hundreds and by less later, in which objects of Python have no part: of each export, every 25th
-call, torch keeps some 30. Before it was made to let go of the others it was 15 a call. Of handles, threads and
-temporary files there may be no more at the end than at the beginning.
+There is growth where the slope of the line through the steps, less twice its standard error, is above 8 kB or 5 Python
+objects a call. A session of the smallest of these models takes some 100 kB. Resident memory does rise, by 5 kB a call
+in the first hundreds and by less later, in which objects of Python have no part: of each export, every 25th call, torch
+keeps some 30. Before it was made to let go of the others it was 15 a call. Of handles, threads and temporary files
+there may be no more at the end than at the beginning.
 """
 
 from __future__ import annotations
