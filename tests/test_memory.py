@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_refused_with_what_helps(monkeypatch: pytest.Monkey
     free = 3 * 8 * COLUMNS**2
     monkeypatch.setattr(ready, "available_bytes", lambda: free)
     with monkeypatch.context() as patched:
-        patched.setattr("ptq.pipeline.build.calibrate", lambda *_, **__: pytest.fail("it ran"))
+        patched.setattr("ptq.pipeline.findings.calibrate", lambda *_, **__: pytest.fail("it ran"))
         with pytest.raises(ModelError) as error:
             ptq.quantize(products(COLUMNS), numbers(), method=method)
     message = str(error.value)

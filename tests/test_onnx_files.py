@@ -12,8 +12,8 @@ from tiny_models import matmul_onnx
 from ptq.errors import ModelFileError, OutputError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.session import Session
+from ptq.pipeline import run
 from ptq.pipeline.job import Job
-from ptq.pipeline.single import run
 from ptq.pipeline.stages import Stages
 from ptq.recipe import Recipe
 

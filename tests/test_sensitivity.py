@@ -14,6 +14,7 @@ from ptq.errors import ModelError
 from ptq.lowering import find_activations
 from ptq.model.graph import Model
 from ptq.model.heads import with_narrow_heads
+from ptq.pipeline import together
 from ptq.pipeline.calibrate import Statistics, calibrate
 from ptq.sensitivity import output_effects, samples_needed, token_positions
 
@@ -80,7 +81,8 @@ def test_positions_are_counted_of_tokens_only() -> None:
 
 def moments(model: Model, batches: list[dict[str, np.ndarray]], reserved: int) -> Statistics:
     observed = find_activations(model.graph.graph, {use.node for site in model.sites for use in site.uses}).observed
-    return calibrate(model, model.sites, observed, "minmax", [Batch(each) for each in batches], reserved=reserved)
+    own = together.own(Batch(each) for each in batches)
+    return calibrate(model, model.sites, observed, "minmax", own, reserved=reserved)
 
 
 def test_moments_of_all_samples_and_of_all_but_the_first(model: Model) -> None:

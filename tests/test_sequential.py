@@ -18,9 +18,9 @@ from ptq.errors import OptionError
 from ptq.model.blocks import Look, cut
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
-from ptq.pipeline import build
+from ptq.pipeline import build, findings
 from ptq.pipeline.calibrate import Statistics
-from ptq.pipeline.solved import SiteWeights
+from ptq.pipeline.solved import Given, SiteWeights
 from ptq.recipe import Recipe
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -40,9 +40,9 @@ class Watched:
         self._rounded = build.quantize_weights
         patch.setattr(build, "quantize_weights", self)
 
-    def __call__(self, model: Model, *given: Any, **named: Any) -> Mapping[str, SiteWeights]:
-        self.model, self.statistics = model, given[2]
-        self.weights = self._rounded(model, *given, **named)
+    def __call__(self, given: Given, *others: Any) -> Mapping[str, SiteWeights]:
+        self.model, self.statistics = given.model, given.statistics
+        self.weights = self._rounded(given, *others)
         return self.weights
 
     def grams(self, arrays: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -92,13 +92,13 @@ def test_a_network_gets_no_worse(digits: Path, weights: str) -> None:
 def test_a_second_run_finds_all_and_another_format_what_is_before_it(
     monkeypatch: pytest.MonkeyPatch, chain: onnx.ModelProto
 ) -> None:
-    ran, calibrate = list[list[str]](), build.calibrate
+    ran, calibrate = list[list[str]](), findings.calibrate
 
     def counted(block: Model, sites: Any, *more: Any, **named: Any) -> Statistics:
         ran.append([site.name for site in sites])
         return calibrate(block, sites, *more, **named)
 
-    monkeypatch.setattr(build, "calibrate", counted)
+    monkeypatch.setattr(findings, "calibrate", counted)
     first = ptq.quantize(chain, samples((8,)), sequential=True, **WEIGHTS_ONLY)
     assert len(ran) == 3
     again = ptq.quantize(chain, samples((8,)), sequential=True, **WEIGHTS_ONLY)

@@ -14,7 +14,7 @@ from small_folder import Folder
 
 import ptq as library
 from ptq.errors import OptionError
-from ptq.pipeline import build
+from ptq.pipeline import findings
 from ptq.pipeline.manifest import digest
 from ptq.recipe import Recipe, Rule
 from ptq.recipe.grid import grid, parse_bits, words
@@ -36,8 +36,8 @@ GRID = ("--methods", "multipoint,rtn", "--bits", "6.5,8")
 
 def test_files_are_those_of_quantize(folder: Folder, ptq: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     calibrated = []
-    calibrate = build.calibrate
-    monkeypatch.setattr(build, "calibrate", lambda *a, **k: calibrated.append(1) or calibrate(*a, **k))
+    calibrate = findings.calibrate
+    monkeypatch.setattr(findings, "calibrate", lambda *a, **k: calibrated.append(1) or calibrate(*a, **k))
     said = swept(ptq, folder, *GRID)
     assert len(calibrated) == 2  # rtn needs no second moments
     points = {point["name"]: point for point in said["points"]}
