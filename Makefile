@@ -32,7 +32,7 @@ slow: $(VENV)/.installed-dev  ## run the tests that are marked slow
 	$(PYTEST) -m slow
 
 long: $(VENV)/.installed-dev  ## run the tests of large models, killed runs and hostile input
-	$(PYTEST) -m long
+	$(PYTEST) -m long --dist worksteal
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check
