@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from torch.distributed.distributed_c10d import Store
 
-_SIZE, _RANK, _ERROR_FILE = "WORLD_SIZE", "RANK", "TORCHELASTIC_ERROR_FILE"
+_SIZE, _LOCAL_SIZE, _RANK = "WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK"
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _HOST, _ENDED, _SEEN = "ptq/host/{}", "ptq/ended/{}", "ptq/seen/{}"
 _GRACE: Final = 3.0
 """Seconds in which ranks that are alive say so when another one is gone."""
@@ -32,6 +33,11 @@ class Ranks:
     rank: int = 0
     size: int = 1
     _store: Store | None = None
+
+    @property
+    def on_machine(self) -> int:
+        """How many there are on this machine, as far as `torchrun` tells."""
+        return int(os.environ.get(_LOCAL_SIZE, "1")) if self.size > 1 else 1
 
     def owners(self, costs: Sequence[float]) -> list[int]:
         """The rank that does each of several things, so that all have about as much to do (longest first)."""

@@ -42,6 +42,7 @@ def find(job: Job, ready: Ready, stages: Stages, store: Store, *, partly: bool =
     `partly` says that some layers are to be lowered in float as well.
     """
     together.check_alike(ready.model, ready.plan.recipe, ready.data)
+    ready = replace(ready, block_bytes=together.least(ready.block_bytes))
     steps = Steps(ready.plan, ready.executions, ready.data, stages, [])
     model, statistics = steps.before(ready.model), None
     if ready.data is not None:

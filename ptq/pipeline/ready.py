@@ -27,6 +27,7 @@ from ptq.pipeline.parts import Part, Wanted, block_bytes, parts
 from ptq.pipeline.stages import Stages
 from ptq.pipeline.steps import check_steps
 from ptq.ranges import ActivationRange
+from ptq.ranks import ranks
 from ptq.recipe import Plan, Recipe
 from ptq.sensitivity import samples_needed, token_positions
 
@@ -76,6 +77,7 @@ def get_ready(job: Job, recipe: Recipe, stages: Stages) -> Ready:
     model = without_bridges(model, taken.grids, _static(model, executions))
     reserved = 0 if data is None or not plan.measures else _reserved(model, data, recipe)
     free, apart = available_bytes(), reserved > 0
+    free = None if free is None else free // ranks().on_machine
     most = block_bytes(free)
     if data is not None and free is not None:
         check_moments(parts_of(model, plan, wanted(model, plan, executions), most, apart=apart), free, apart=apart)

@@ -46,6 +46,11 @@ def check_alike(model: Model, recipe: Recipe, data: Dataset | None) -> None:
         distributed.check_alike("data", "" if data is None else data.fingerprint())
 
 
+def least(number: int) -> int:
+    """The least of what all ranks give."""
+    return min(distributed.gathered(number))
+
+
 def own(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The batches of this rank, with the number of samples before each in all."""
     here, start = ranks(), 0
