@@ -92,7 +92,7 @@ def _source(node: ir.Node, repeat: int, *, images: bool) -> Source | None:
         return Source(node, (1, 2), repeat) if _owns(node, 2) and _is_plain(node) else None
     if adder is not None:
         bias = next(value for value in adder.inputs if value is not node.outputs[0])
-        if bias is None or len(bias.uses()) != 1:
+        if bias is None or not _is_private(bias):
             return None
     return Source(node, (1,), repeat, adder) if _is_plain(node) else None
 
@@ -100,7 +100,12 @@ def _source(node: ir.Node, repeat: int, *, images: bool) -> Source | None:
 def _owns(node: ir.Node, slot: int) -> bool:
     """Whether an input is a constant that nothing else reads."""
     value = node.inputs[slot]
-    return value is not None and constant(value) is not None and len(value.uses()) == 1
+    return value is not None and constant(value) is not None and _is_private(value)
+
+
+def _is_private(value: ir.Value) -> bool:
+    """Whether nothing but one node reads a value."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _is_plain(node: ir.Node) -> bool:
@@ -151,7 +156,7 @@ def scale(graph: ir.Graph, found: Source, factors: np.ndarray) -> bool:
         by_rows = where is node and found.is_weight and slot == 1 and _rows_first(node)
         shape = (-1, *(1,) * (array.ndim - 1)) if by_rows else (-1,)
         made = ir.tensor((array * factors.reshape(shape)).astype(np.float32), name=value.name)
-        if len(value.uses()) == 1:
+        if _is_private(value):
             value.const_value = made
         else:
             own = ir.Value(name=f"{where.name}/scaled.{slot}", const_value=made)
