@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from command import Command
@@ -13,7 +14,8 @@ from torch import Tensor
 
 import ptq as library
 from ptq.devices import Following, brought
-from ptq.errors import OptionError
+from ptq.errors import ModelError, OptionError
+from ptq.model.session import Session, runs_on
 
 META = torch.device("meta")
 
@@ -63,6 +65,17 @@ def test_a_device_that_is_not_there_is_refused(ptq: Command, digits: Path) -> No
         ptq("quantize", digits, "--device", "cuda").fails("finds no GPU; install a build for CUDA", code=2)
         with pytest.raises(OptionError, match="finds no GPU"):
             library.quantize(digits, device="cuda")
+
+
+def test_calibration_runs_on_the_gpu_where_onnx_runtime_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(ort, "InferenceSession", lambda *_, providers: asked.append(providers))
+    for device in ("cpu", "cuda:1"):
+        with pytest.raises(ModelError, match="does not load"):  # what is asked for is no session
+            Session(b"", device=device)
+    assert asked == [["CPUExecutionProvider"], [("CUDAExecutionProvider", {"device_id": "1"}), "CPUExecutionProvider"]]
+    assert runs_on("cpu")
+    assert runs_on("cuda:1") is ("CUDAExecutionProvider" in ort.get_available_providers())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -29,6 +29,8 @@ def probed(
     sampled: Container[str] = (),
     per_sample: int = 1,
     averaged: Collection[tuple[str, int]] = (),
+    *,
+    device: str = "cpu",
 ) -> Session:
     """A session with more outputs: `extremes(name)` for each of `ranged`, `sampled_as(name)` for each of `sampled`.
 
@@ -48,7 +50,8 @@ def probed(
             _sample(copy.graph, value, per_sample)
         for axis in (axis for averaged_name, axis in averaged if averaged_name == name):
             _average(copy.graph, value, axis)
-    return Session(copy, in_order=any(name in ranged and _is_image(value) for name, value in values.items()))
+    in_order = any(name in ranged and _is_image(value) for name, value in values.items())
+    return Session(copy, in_order=in_order, device=device)
 
 
 def sampled(model: ir.Model, positions: Mapping[str, int]) -> Session:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from ptq.model import limits
 from ptq.model.streamed import Streamed
 
 _QUIET = 4
+_CPU, _CUDA = "cpu", "CUDAExecutionProvider"
 _HANDED = frozenset({ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8})
 _LEAST_HANDED_BYTES = 1 << 12
 """Small ones may be shapes, which ONNX Runtime has to see in the graph."""
@@ -23,6 +25,11 @@ _LEAST_HANDED_BYTES = 1 << 12
 _NUMBERS = re.compile(r"tensor\((?!string\b)")
 _CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?")
 _PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ ")
+
+
+def runs_on(device: str) -> bool:
+    """Whether this ONNX Runtime runs graphs on a device, such as `cuda:0`."""
+    return device == _CPU or _CUDA in ort.get_available_providers()
 
 
 class Session:
@@ -41,7 +48,11 @@ class Session:
         optimize: bool = True,
         optimized_path: Path | None = None,
         profile: Path | None = None,
+        device: str = _CPU,
     ) -> None:
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device != _CPU:
+            providers.insert(0, (_CUDA, {"device_id": device.partition(":")[2]}))
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = _QUIET
@@ -63,7 +74,7 @@ class Session:
         if isinstance(source, ir.Model):
             source, self._held = _handed_over(source, options)
         try:
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(source, options, providers=providers)
             inputs = {value.name: value.shape for value in self._session.get_inputs()}
             outputs = {value.name: value.type for value in self._session.get_outputs()}
         except Exception as error:  # ONNX Runtime's errors share no base class; names may be no text

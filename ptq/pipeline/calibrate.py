@@ -15,6 +15,7 @@ from calibration.batch import Batch
 from calibration.im2col import patch_mean, patches, rows
 from calibration.observers import Density, Histogram, Mean, Moment, Moments, Range
 from ptq import formats
+from ptq.devices import CPU
 from ptq.model.geometry import Geometry
 from ptq.model.graph import Model
 from ptq.model.probe import extremes, mean_as, probed, sampled_as
@@ -79,6 +80,7 @@ def calibrate(
     *,
     reserved: int = 0,
     averaged: Sequence[Site] = (),
+    device: str = CPU,
     passed: Callable[[Any, Mapping[str, np.ndarray]], None] = lambda *_: None,
 ) -> Statistics:
     """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name.
@@ -95,7 +97,7 @@ def calibrate(
     taps = list(dict.fromkeys(key.input for key in moments))
     inputs = {site.name: (use.input, -1 if use.geometry is None else 1) for site in averaged for use in site.uses}
     means = {each: Mean() for each in inputs.values()}
-    session = probed(model.graph, ranges, taps, histograms, _HISTOGRAM_VALUES // BATCH, means)
+    session = probed(model.graph, ranges, taps, histograms, _HISTOGRAM_VALUES // BATCH, means, device=device)
     for batch in batches:
         found = dict(zip(session.outputs, session.run(batch.feeds), strict=True)) | dict(batch.feeds)
         for name, seen in ranges.items():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from calibration.batch import Batch
 from calibration.dataset import Dataset
 from ptq.cache import Store
+from ptq.devices import CPU
 from ptq.model.graph import Model
 from ptq.model.save import digest
+from ptq.model.session import runs_on
 from ptq.model.sites import Site
 from ptq.pipeline import together
 from ptq.pipeline.blockwise import Blockwise, Passed
@@ -24,6 +27,8 @@ from ptq.pipeline.stages import Advance, Stages
 from ptq.pipeline.steps import Steps
 from ptq.pipeline.weights import rounded_weights
 from ptq.ranges import ActivationRange
+
+_NO_GPU: Final = "calibrated on the processor: this ONNX Runtime knows no GPU, onnxruntime-gpu does"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +53,8 @@ def find(job: Job, ready: Ready, stages: Stages, store: Store, *, partly: bool =
     if ready.data is not None:
         model = _smoothed(model, ready, ready.data, stages, store)
         statistics = _calibrated(job, model, ready, stages, store, partly=partly)
+        if not runs_on(job.device):
+            steps.notes.append(_NO_GPU)
     given = _given(job, model, ready, statistics, store)
     return Findings(steps, statistics.ranges if statistics else {}, given, solved_sites(given, stages))
 
@@ -84,19 +91,29 @@ def _calibrated(
     """What the plan needs to know of the data; None when that is nothing."""
     rule, reserved, data = ready.plan.recipe.range, ready.reserved, ready.data
     needed = wanted(model, ready.plan, ready.executions, partly=partly)
+    device = job.device if runs_on(job.device) else CPU
     if data is None or not needed:
         return None
 
     def made(block: Model, here: Wanted, batches: Iterable[Batch], advance: Advance, passed: Passed) -> Statistics:
         sites, averaged, observed = here
         return calibrate(
-            block, sites, observed, rule, batches, advance, reserved=reserved, averaged=averaged, passed=passed
+            block,
+            sites,
+            observed,
+            rule,
+            batches,
+            advance,
+            reserved=reserved,
+            averaged=averaged,
+            device=device,
+            passed=passed,
         )
 
     def rounds(sites: Sequence[Site], known: Statistics) -> dict[str, SiteWeights]:
         return rounded_weights(_given(job, model, ready, known, store), sites)
 
-    key = (digest(model), data.fingerprint(), rule, reserved)
+    key = (digest(model), data.fingerprint(), rule, reserved, device)
     blocks = parts_of(model, ready.plan, needed, ready.block_bytes, apart=reserved > 0)
     blockwise = Blockwise(blocks, made, store, key, rounds if ready.plan.recipe.sequential else None)
     count = None if data.samples is None else -(-data.samples // BATCH)
