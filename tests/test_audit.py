@@ -12,8 +12,9 @@ from handmade import IMAGE, RNG, Graph, float_conv, images, matmul, quantized_co
 from onnx import TensorProto, helper, numpy_helper
 
 from ptq.audit import audit
-from ptq.audit.costs import file_bytes, peak_bytes
+from ptq.audit.costs import file_bytes, peak_bytes, session_bytes
 from ptq.errors import AuditError
+from ptq.model.wire import decoded_numbers
 
 pytestmark = [pytest.mark.measures_memory, pytest.mark.measures_latency]
 
@@ -174,3 +175,20 @@ def test_the_memory_script_imports_nothing_of_the_package() -> None:
     assert "import ptq" not in source
     assert "from ptq" not in source
     assert script.peak() > 10_000_000
+
+
+def test_a_session_is_expected_to_hold_decoded_weights(tmp_path: Path) -> None:
+    """Whether their sizes are written one by one, as onnx does, or packed."""
+    weight = numpy_helper.from_array(np.ones((1024, 256), np.int8), "w")
+    arrays = [weight, numpy_helper.from_array(np.ones((2, 3), np.float32), "s")]
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["y"]), helper.make_node("Identity", ["s"], ["z"])]
+    outputs_ = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "yz"]
+    path = tmp_path / "q.onnx"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "net", [], outputs_, arrays)), path)
+    assert decoded_numbers(path) == weight.dims[0] * weight.dims[1]
+    assert session_bytes(path) - session_bytes(float_conv().save(tmp_path / "f.onnx")) > 4 * 1024 * 256
+    content = path.read_bytes()
+    packed, one_by_one = b"\x0a\x04\x80\x08\x80\x02", b"\x08\x80\x08\x08\x80\x02"
+    path.write_bytes(content.replace(one_by_one, packed))
+    assert packed in path.read_bytes()
+    assert decoded_numbers(path) == weight.dims[0] * weight.dims[1]

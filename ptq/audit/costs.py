@@ -18,7 +18,7 @@ import onnx_ir as ir
 from ptq.disk import passing
 from ptq.errors import AuditError
 from ptq.model.session import Session
-from ptq.model.wire import data_files
+from ptq.model.wire import data_files, decoded_numbers
 
 _FLOATS = frozenset({
     onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE
@@ -49,8 +49,12 @@ def file_bytes(path: Path) -> int:
 
 
 def session_bytes(path: Path) -> int:
-    """What a session of a file takes at most: its weights, and once more as kernels want them."""
-    return 2 * file_bytes(path) + _SESSION
+    """What a session of a file takes at most: its weights, those decoded, and once more as kernels want them."""
+    try:
+        decoded = decoded_numbers(path)
+    except ValueError:  # as above
+        decoded = 0
+    return 2 * file_bytes(path) + 4 * decoded + _SESSION
 
 
 def tensor_bits(path: Path) -> int:

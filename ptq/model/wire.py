@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -20,6 +22,9 @@ _MESSAGES: Final = {
 """The messages inside messages that lead to external data, by the numbers of their fields (onnx.proto3)."""
 
 _KEY, _VALUE = 1, 2
+_GRAPH, _NODE, _TENSOR = 7, 1, 5
+_INPUT, _OP = 1, 4
+_DIMS, _TENSOR_NAME = 1, 8
 
 
 def data_files(path: Path) -> frozenset[Path]:
@@ -32,6 +37,34 @@ def data_files(path: Path) -> frozenset[Path]:
     with path.open("rb") as stream:
         entries = [_entry(stream, *span) for span in _entries(stream, "model", 0, path.stat().st_size)]
     return frozenset(path.parent / value.decode() for key, value in entries if key == b"location")
+
+
+def decoded_numbers(path: Path) -> int:
+    """How many numbers DequantizeLinear makes of weights of a model; subgraphs left out.
+
+    Raises:
+        ValueError: it is no file of protobuf.
+
+    """
+    sizes, decoded = dict[bytes, int](), set[bytes]()
+    with path.open("rb") as stream:
+        graphs = (span for field, *span in _fields(stream, 0, path.stat().st_size) if field == _GRAPH)
+        parts = [part for span in graphs for part in _fields(stream, *span)]
+        for kind, begin, stop in parts:
+            fields = [*_fields(stream, begin, stop)] if kind in (_NODE, _TENSOR) else []
+            if kind == _TENSOR:
+                name = b"".join(_read(stream, *span) for field, *span in fields if field == _TENSOR_NAME)
+                dims = (each for field, *span in fields if field == _DIMS for each in _varints(_read(stream, *span)))
+                sizes[name] = math.prod(dims)
+            elif any(field == _OP and _read(stream, *span) == b"DequantizeLinear" for field, *span in fields):
+                decoded.update(_read(stream, *span) for field, *span in fields[:1] if field == _INPUT)
+    return sum(sizes.get(name, 0) for name in decoded)
+
+
+def _varints(content: bytes) -> Iterator[int]:
+    stream = io.BytesIO(content)
+    while stream.tell() < len(content):
+        yield _varint(stream)
 
 
 def _entries(stream: BinaryIO, kind: str, start: int, end: int) -> Iterator[tuple[int, int]]:
