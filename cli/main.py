@@ -82,7 +82,7 @@ def _command(arguments: list[str] | None, stack: ExitStack) -> int:  # noqa: PLR
         if asked_for():
             from ptq.distributed import joined
 
-            stack.enter_context(joined())
+            stack.enter_context(joined(_lost))
         code = commands.main(arguments, prog_name="ptq", standalone_mode=False)
     except DistributedError as error:
         return _ended(ranks(), str(error))
@@ -138,6 +138,13 @@ def _interrupted() -> int:
 def _give_up() -> None:
     """End the process in the middle of a call that does not come back; files that pass are removed as usual."""
     code = _interrupted()
+    atexit._run_exitfuncs()
+    os._exit(code)
+
+
+def _lost(message: str) -> None:
+    """End the process, which may be waiting for a rank that is out of reach."""
+    code = _ended(ranks(), message)
     atexit._run_exitfuncs()
     os._exit(code)
 

@@ -7,7 +7,7 @@ happens. Values go in the forms of `ptq.cache.encoding`, never as pickles.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -19,10 +19,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from ptq.cache.encoding import Encoder, decoded
 from ptq.errors import DistributedError, UnlikeError
+from ptq.heartbeat import beating
 from ptq.ranks import Ranks, present, ranks
 
 _JOINING: Final = timedelta(minutes=10)
-_PATIENCE: Final = timedelta(hours=2)
+_PATIENCE: Final = timedelta(days=7)
 """How long a rank waits for another one that is alive: a share may take longer than the others."""
 
 _TREE: Final = "ptq.tree"
@@ -31,8 +32,10 @@ T = TypeVar("T")
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(lost: Callable[[str], None]) -> Iterator[Ranks]:
     """Work together with the other ranks that the environment names, while this lasts.
+
+    Another thread calls `lost` where one of them is silent for too long (`ptq.heartbeat`).
 
     Raises:
         DistributedError: they are not there.
@@ -49,7 +52,8 @@ def joined() -> Iterator[Ranks]:
         except (RuntimeError, ValueError) as error:
             raise _unreachable(error) from error
         try:
-            yield here
+            with beating(here, lost):
+                yield here
         finally:
             with suppress(RuntimeError):  # of a group that is broken
                 distributed.destroy_process_group()

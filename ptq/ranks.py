@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SIZE, _LOCAL_SIZE, _RANK = "WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK"
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _HOST, _ENDED, _SEEN = "ptq/host/{}", "ptq/ended/{}", "ptq/seen/{}"
+_ALIVE, _LEFT = "ptq/alive/{}", "ptq/left/{}"
 _GRACE: Final = 3.0
 """Seconds in which ranks that are alive say so when another one is gone."""
 
@@ -86,11 +87,34 @@ class Ranks:
                 Path(os.environ[_ERROR_FILE]).write_text(json.dumps({"message": about}), encoding="utf-8")
         return self.rank == 0
 
+    def beat(self, said: str) -> None:
+        """Say something that was not said before, as a sign of life."""
+        if self._store is not None:
+            self._store.set(_ALIVE.format(self.rank), said)
+
+    def beats(self) -> dict[int, bytes | None]:
+        """What each of the others said last by `beat`; None for those that have not begun, or have ended."""
+        if self._store is None:
+            return {}
+        found: dict[int, bytes | None] = {}
+        for rank in (rank for rank in range(self.size) if rank != self.rank):
+            alive, ended = _ALIVE.format(rank), (_LEFT.format(rank), _ENDED.format(rank))
+            there = self._store.check([alive]) and not any(self._store.check([each]) for each in ended)
+            found[rank] = self._store.get(alive) if there else None
+        return found
+
+    def leave(self) -> None:
+        """Say that this rank has done its part."""
+        if self._store is not None:
+            self._store.set(_LEFT.format(self.rank), "")
+
     def name(self, rank: int) -> str:
         """What a user calls a rank."""
         key = _HOST.format(rank)
-        known = self._store is not None and self._store.check([key])
-        return f"rank {rank} on {self._store.get(key).decode()}" if self._store and known else f"rank {rank}"
+        with suppress(RuntimeError):
+            if self._store is not None and self._store.check([key]):
+                return f"rank {rank} on {self._store.get(key).decode()}"
+        return f"rank {rank}"
 
 
 _JOINED: Final[list[Ranks]] = []

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,12 +34,19 @@ def batches():
 """
 
 
-def together(size: int, arguments: Callable[[int], tuple[object, ...]], folder: Path, caches: int) -> list[BaseProcess]:
+def together(
+    size: int,
+    arguments: Callable[[int], tuple[object, ...]],
+    folder: Path,
+    caches: int,
+    environment: Mapping[str, str] | None = None,
+) -> list[BaseProcess]:
     """So many ranks, which use so many caches, and say what they say in files of their number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared |= environment or {}
     return [
         started(arguments(rank), folder / f"cache{rank % caches}", folder / str(rank), {**shared, "RANK": str(rank)})
         for rank in range(size)
@@ -141,6 +148,21 @@ def test_an_interrupt_of_all_ranks_ends_them_within_two_seconds(folder: Folder, 
     assert codes == [130, 130]
     assert lines[0].strip().startswith("ptq: interrupted;")
     assert not lines[1].strip()
+
+
+def test_a_rank_that_is_silent_is_given_up(folder: Folder, digits: Path) -> None:
+    """As one whose machine has lost its power: connections to it stay open."""
+    options = ("--data", DIGITS / "calib.npz", "--method", "adaround", "-o", folder.path / "out.onnx")
+    processes = together(2, lambda _: ("quantize", digits, *options), folder.path, 1, {"PTQ_SILENCE": "2"})
+    while len(list((folder.path / "cache0").glob("*/*.safetensors"))) < 3:
+        time.sleep(0.01)
+    os.kill(processes[1].pid or 0, signal.SIGSTOP)
+    processes[0].join(60)
+    processes[1].kill()
+    codes, lines = ended(processes, folder.path)
+    assert codes == [1, -signal.SIGKILL]
+    said = f"ptq: rank 1 on {socket.gethostname()} has been silent for 2 s; start again when it is back\n"
+    assert lines[0] == said
 
 
 def test_what_one_process_does_is_refused_to_several(ptq: Command, monkeypatch: pytest.MonkeyPatch) -> None:
