@@ -25,6 +25,7 @@ from cli.printable import printable
 from cli.quantize import quantize
 from cli.recipes import recipes
 from cli.sweep import sweep
+from ptq import heap
 from ptq.errors import DistributedError, OptionError, PtqError
 from ptq.ranks import Ranks, asked_for, ranks
 
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if asked_for():  # so is this: of ranks that are gone we say it ourselves, in one line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    heap.part()
     signal.signal(signal.SIGTERM, _interrupt)
     with ends_soon(_give_up):
         code = _run(None if arguments is None else list(arguments))
