@@ -25,8 +25,8 @@ def trim() -> None:
 def part() -> None:
     """Let large numbers of this process lie by themselves from now on, so that their addresses are free when they are.
 
-    By itself glibc puts what is up to 32 MB among all else once it has seen some of that freed, where small numbers that
-    stay keep it apart: the address space of 300 layers of 4 MB then grows by 450 MB, with this by 220.
+    By itself glibc puts what is up to 32 MB among all else once it has seen some of that freed, and what stays lies
+    between: the address space of a run on 300 layers of 4 MB then grows by 450 MB, with this by 220.
     """
     found = _of_libc("mallopt")
     if found is not None:
