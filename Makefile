@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 DEMO := examples/digits
 # The tests run in $(JOBS) processes; one thread each keeps them from getting in each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow long lint format docs clean
@@ -32,7 +32,7 @@ slow: $(VENV)/.installed-dev  ## run the tests that are marked slow
 	$(PYTEST) -m slow
 
 long: $(VENV)/.installed-dev  ## run the tests of large models, killed runs and hostile input
-	$(PYTEST) -m long --dist worksteal
+	$(PYTEST) -m long
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy, import-linter
 	$(BIN)/ruff check

@@ -75,8 +75,8 @@ def alike(size: int, caches: int, folder: Path, *options: object) -> None:
     assert output.read_bytes() == (folder / "one.onnx").read_bytes()
 
 
-def test_two_ranks_with_caches_of_their_own_write_the_file_of_one(folder: Folder, digits: Path) -> None:
-    alike(2, 2, folder.path, digits, "--data", DIGITS / "calib.npz", "--method", "gptq", "--weights", "int4")
+def test_two_ranks_with_caches_of_their_own_write_the_file_of_one(folder: Folder) -> None:
+    alike(2, 2, folder.path, folder.model, "--data", folder.data, "--method", "gptq", "--weights", "int4")
 
 
 @pytest.mark.long
@@ -102,6 +102,7 @@ def test_four_ranks_write_the_file_of_one(folder: Folder, digits: Path, caches: 
         ('raise ValueError("no disk")', "ptq: rank 1 on {host}: --data failing:batches fails: ValueError: no disk ("),
         ("os._exit(9)", "ptq: rank 1 on {host} ended without a word, killed or out of memory; start again, what was "),
     ],
+    ids=["error", "end"],
 )
 def test_a_rank_that_ends_early_ends_the_run_with_its_reason(
     what: str, said: str, folder: Folder, digits: Path
@@ -150,6 +151,7 @@ def test_an_interrupt_of_all_ranks_ends_them_within_two_seconds(folder: Folder, 
     assert not lines[1].strip()
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_silent_is_given_up(folder: Folder, digits: Path) -> None:
     """As one whose machine has lost its power: connections to it stay open."""
     options = ("--data", DIGITS / "calib.npz", "--method", "adaround", "-o", folder.path / "out.onnx")

@@ -45,7 +45,13 @@ def is_fine(said: str | None) -> bool:
     return said is None or REFUSED.fullmatch(said) is not None
 
 
-@pytest.mark.parametrize("method", METHODS)
+LIKE_OTHERS = {"gpfq", "hqq", "mixed"}
+"""Methods of which all combinations take long to try; they are refused what the others are."""
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] if name in LIKE_OTHERS else []) for name in METHODS]
+)
 def test_methods_formats_groups_and_activations(model: Model, method: str) -> None:
     counts = {True: 0, False: 0}
     axes = (scheme.known(), (None, *scheme.SHARED), (None, *ACTIVATIONS), (False, True))

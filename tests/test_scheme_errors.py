@@ -16,6 +16,8 @@ from ptq.scales import LOGARITHMIC
 from ptq.scheme import SCHEMES
 from ptq.solve import Curvature
 
+LEARNING_IS_SLOW = [pytest.param(name, marks=[pytest.mark.slow] if name == "adaround" else []) for name in METHODS]
+
 
 @pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("mx")])
 def test_the_scales_are_not_worse_than_those_that_just_fit(name: str) -> None:
@@ -59,7 +61,7 @@ def test_feedback_is_not_worse_than_nearest_on_the_output(name: str) -> None:
         ("fp4_e2m1", "fp6_e2m3", "fp8_e2m5"),
     ],
 )
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING_IS_SLOW)
 def test_more_bits_are_less_error(method: str, names: tuple[str, ...]) -> None:
     weight, x = gaussian(1, 12, 96), inputs(2000, 96)
     curve = curvature(x)
@@ -69,7 +71,7 @@ def test_more_bits_are_less_error(method: str, names: tuple[str, ...]) -> None:
         assert all(high > 1.5 * low for high, low in itertools.pairwise(errors)), (group, errors)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNING_IS_SLOW)
 def test_smaller_groups_are_less_error(method: str) -> None:
     weight, x = gaussian(1, 12, 128), gaussian(2000, 128, seed=1)
     curve = curvature(x)

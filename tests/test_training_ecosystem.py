@@ -69,6 +69,7 @@ def of_one_rank(rank: int, folder: Path) -> None:
     destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     """Each draws for its own batch, and both have the same gradients, weights and, at every forward pass, buffers."""
     torch.multiprocessing.spawn(of_one_rank, (tmp_path,), nprocs=2)

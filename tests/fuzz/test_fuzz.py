@@ -37,7 +37,7 @@ def check(kind: str, first: int, step: int, count: int) -> None:
 
 @pytest.mark.parametrize("kind", ["models", "data"])
 def test_some_damaged_files(kind: str) -> None:
-    check(kind, 0, 1, 20)
+    check(kind, 0, 1, 10)
 
 
 @pytest.mark.long
