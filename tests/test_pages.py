@@ -15,7 +15,6 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-from _pytest.mark import ParameterSet
 from command import Command
 from conftest import DIGITS
 from onnx import TensorProto, helper, numpy_helper
@@ -137,13 +136,17 @@ def test_the_readme_has_every_command() -> None:
     assert {line.split()[1] for line in LINES} == set(commands.commands)
 
 
-def _marked(line: str) -> ParameterSet:
-    """Those that quantize again and again run where the longest tutorial does."""
-    again = re.search(r"^ptq (sweep|diagnose|quantize .*--method auto)", line)
-    return pytest.param(line, id=line.partition("  ")[0], marks=[pytest.mark.slow] if again else [])
+AGAIN = re.compile(r"^ptq (sweep|diagnose|quantize .*--method auto)")
+"""Commands that quantize again and again; they are tried where the longest tutorial is."""
 
 
-@pytest.mark.parametrize("line", map(_marked, LINES))
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, id=line.partition("  ")[0], marks=[pytest.mark.slow] if AGAIN.search(line) else [])
+        for line in LINES
+    ],
+)
 def test_what_the_readme_shows_runs(
     line: str, shown: Path, tmp_path: Path, ptq: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
