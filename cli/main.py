@@ -21,6 +21,7 @@ from cli.formats import formats
 from cli.help import Group
 from cli.inspect import inspect
 from cli.interrupt import ends_soon
+from cli.memory import ran_out
 from cli.printable import printable
 from cli.quantize import quantize
 from cli.recipes import recipes
@@ -32,7 +33,6 @@ from ptq.ranks import Ranks, asked_for, ranks
 USAGE_EXIT, INTERRUPTED_EXIT = 2, 130
 _INTERRUPTED = "interrupted; nothing was written, and what was finished is kept: the same command goes on from there"
 _OUT_OF_MEMORY = "out of memory; nothing was written, use a machine with more or a smaller model"
-_TORCH_OUT_OF_MEMORY = "can't allocate memory"
 _SAID = Event()
 _LONGEST = 2000
 """Characters of an error; names in models may be of any length."""
@@ -69,18 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     heap.part()
     signal.signal(signal.SIGTERM, _interrupt)
-    with ends_soon(_give_up):
-        code = _run(None if arguments is None else list(arguments))
-    sys.exit(code)
-
-
-def _run(arguments: list[str] | None) -> int:
     with ExitStack() as stack:  # which ends when the errors of what is inside were told to the other ranks
-        return _command(arguments, stack)
+        code = _command(None if arguments is None else list(arguments), stack)
+    sys.exit(code)
 
 
 def _command(arguments: list[str] | None, stack: ExitStack) -> int:  # noqa: PLR0911  (one for each kind of error)
     try:
+        stack.enter_context(ends_soon(_give_up))
         if asked_for():
             from ptq.distributed import joined
 
@@ -89,7 +85,7 @@ def _command(arguments: list[str] | None, stack: ExitStack) -> int:  # noqa: PLR
     except DistributedError as error:
         return _ended(ranks(), str(error))
     except PtqError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(_OUT_OF_MEMORY, 1) if ran_out(error) else _fail(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return USAGE_EXIT
@@ -97,13 +93,11 @@ def _command(arguments: list[str] | None, stack: ExitStack) -> int:  # noqa: PLR
         return _fail(error.format_message(), USAGE_EXIT)
     except (click.Abort, KeyboardInterrupt):
         return _interrupted()
-    except MemoryError:
-        return _fail(_OUT_OF_MEMORY, 1)
-    except RuntimeError as error:
-        if _TORCH_OUT_OF_MEMORY not in str(error):
+    except (MemoryError, RuntimeError, OSError) as error:
+        if ran_out(error):
+            return _fail(_OUT_OF_MEMORY, 1)
+        if not isinstance(error, OSError):
             raise
-        return _fail(_OUT_OF_MEMORY, 1)
-    except OSError as error:
         place = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{place}; free space, or name another place", 1)
     return int(code or 0)

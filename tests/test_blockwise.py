@@ -19,13 +19,14 @@ from random_graphs import GRAPHS, SAMPLES, Drawn
 
 import ptq
 from calibration.batch import Batch
+from calibration.observers import Moment
 from ptq.cache import Store, held
 from ptq.errors import CacheError, ModelError
 from ptq.lowering import observable
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.graph import Model
 from ptq.pipeline import parts as cutting
-from ptq.pipeline.blockwise import Blockwise, Passed
+from ptq.pipeline.blockwise import Blockwise, KeptMoments, Passed
 from ptq.pipeline.boundary import Boundary
 from ptq.pipeline.calibrate import Statistics, calibrate, keys
 from ptq.pipeline.memory import check_moments, needed_bytes
@@ -235,6 +236,19 @@ def test_the_network_comes_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     blocks = ptq.quantize(model, samples, method="gptq").report
     for one, other in zip(whole.layers, blocks.layers, strict=True):
         assert one.output_sqnr_db == pytest.approx(other.output_sqnr_db, abs=0.01)
+
+
+def test_a_moment_is_read_where_its_layer_is_rounded_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, load = list[str](), KeptMoments.__getitem__
+
+    def counted(moments: KeptMoments, site: str) -> Moment:
+        read.append(site)
+        return load(moments, site)
+
+    monkeypatch.setattr(KeptMoments, "__getitem__", counted)
+    samples = {"x": np.random.default_rng(0).standard_normal((12, 3, 12, 12)).astype(np.float32)}
+    report = ptq.quantize(graphs.residual(), samples, method="gptq").report
+    assert sorted(read) == sorted(layer.site for layer in report.layers)
 
 
 def test_inputs_are_smoothed_by_blocks_as_of_the_whole(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,14 +54,15 @@ def run_with(spare: int, *arguments: object, cache: Path, script: str = LIMITED)
 
 
 @pytest.mark.long
-def test_memory_is_that_of_one_weight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["rtn", "multipoint"])
+def test_memory_is_that_of_one_weight(tmp_path: Path, method: str) -> None:
     """With less than half of the network in memory, and 4 weights and 500 MB at most (issue 7)."""
     model, output = tmp_path / "many.onnx", tmp_path / "many.int4.onnx"
-    layers, width = 300, 1024
+    layers, width = 80, 2048
     weight = many_layers.write(model, layers, width)
     spare = 4 * weight + 500_000_000
     assert layers * weight > 2 * spare
-    recipe = ("--method", "rtn", "--weights", "int4", "--group", "32")
+    recipe = ("--method", method, "--weights", "int4", "--group", "32")
     done = run_with(spare, "quantize", model, *recipe, "-o", output, cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     assert "WARNING  the file was not loaded, it takes about" in done.stdout
@@ -91,6 +93,23 @@ def test_memory_of_calibration_is_that_of_one_block(tmp_path: Path) -> None:
     done = run_with(spare, "quantize", model, "--data", data, *recipe, cache=tmp_path / "cache", script=ROUNDED)
     assert (done.returncode, done.stdout) == (0, "all layers are rounded\n"), done.stderr
     assert not [*(tmp_path / "cache").glob("*.unfinished")]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spare", range(5, 300, 35))
+def test_memory_that_runs_out_is_one_line(tmp_path: Path, spare: int) -> None:
+    """Whatever runs out of it: Python, torch, protobuf, ONNX Runtime, the start of a thread or of a process."""
+    model, data, output = tmp_path / "many.onnx", tmp_path / "data.npz", tmp_path / "many.int4.onnx"
+    many_layers.write(model, 8, 1024, size=1 / 32)
+    np.savez(data, x=np.random.default_rng(1).standard_normal((64, 2, 1024)).astype(np.float32))
+    recipe = ("--method", "gptq", "--weights", "int4", "-o", output)
+    done = run_with(spare * 1_000_000, "quantize", model, "--data", data, *recipe, cache=tmp_path / "cache")
+    if done.returncode == 0:
+        onnx.checker.check_model(str(output))
+        return
+    told = r"ptq: (out of memory; nothing was written, |the second moment of .* does not fit into memory: ).*\n"
+    assert (done.returncode, re.fullmatch(told, done.stderr) is not None) == (1, True), done.stderr
+    assert not output.exists()
 
 
 def peak(folder: Path, layers: int, width: int, *recipe: str) -> int:

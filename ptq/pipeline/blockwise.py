@@ -49,6 +49,10 @@ class KeptMoments(Mapping[str, Moment]):
         """The moment of a site."""
         return self.kept[site].load()
 
+    def __contains__(self, site: object) -> bool:
+        """Whether there is one of a site; nothing is read."""
+        return site in self.kept
+
     def __iter__(self) -> Iterator[str]:
         """The names of the sites."""
         return iter(self.kept)

@@ -36,8 +36,8 @@ _HISTOGRAM_VALUES = 32_768
 class Statistics:
     """Ranges by tensor, and by site the moment of its inputs: of all samples, and of all but the first few.
 
-    A site is in `apart` only when there were others than the first few. `means (groups, in)` are those of the inputs
-    of sites without a moment.
+    A site is in `apart` only when there were others than the first few. `means (groups, in)` are those of the inputs,
+    also of sites without a moment.
     """
 
     ranges: Mapping[str, ActivationRange]
@@ -85,9 +85,9 @@ def calibrate(
 ) -> Statistics:
     """The moments of `sites` and the ranges of the tensors in `observed`, found by the range rule of that name.
 
-    Of the sites in `averaged`, which have one use, there are means. The first `reserved` samples, rounded up to whole
-    batches, are left out of `Statistics.apart`, which is empty without them. Each batch is `passed` on with what the
-    graph made of it. Of several ranks each has batches of its own, and all find what is to be found in those of all.
+    Of the sites in `averaged`, which have one use, there are means only. The first `reserved` samples, rounded up to
+    whole batches, are left out of `Statistics.apart`, which is empty without them. Each batch is `passed` on with what
+    the graph made of it. Of several ranks each has its own batches, and all find what is to be found in those of all.
     """
     wanted = {site.name: keys(site) for site in sites}
     moments = {key: Moments() for each in wanted.values() for key in each}
@@ -123,8 +123,10 @@ def calibrate(
         if all(each.count for each in moments.values()):
             others = _by_site(moments, wanted)
         moments = first
-    by_site = {site.name: _mean(model, site, means[inputs[site.name]].result()) for site in averaged}
-    return Statistics(_ranges(ranges, histograms, rule), _by_site(moments, wanted), others, by_site)
+    by_site = _by_site(moments, wanted)
+    averages = {name: each.mean for name, each in by_site.items()}
+    averages |= {site.name: _mean(model, site, means[inputs[site.name]].result()) for site in averaged}
+    return Statistics(_ranges(ranges, histograms, rule), by_site, others, averages)
 
 
 def _mean(model: Model, site: Site, channels: Tensor) -> Tensor:

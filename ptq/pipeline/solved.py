@@ -244,12 +244,12 @@ def _sizes(given: Given, site: Site) -> Kept[Sizes]:
 
 
 def _solved(given: Given, site: Site, sizes: Kept[Sizes]) -> Solved:
-    moment = _moment(given, site)
-    mean = None if given.statistics is None else given.statistics.means.get(site.name)
-    if moment is not None:
-        mean = moment.mean if given.model.has_own_bias(site) else None
+    known, mean, measured = given.statistics, None, False
+    if known is not None:
+        mean = known.means.get(site.name) if given.model.has_own_bias(site) else None
+        measured = site.name in known.moments
     ladder = sizes.load().ladder.outlined()
-    return Solved(site, ladder, sizes, given.model, given.executions[site.name], moment is not None, mean)
+    return Solved(site, ladder, sizes, given.model, given.executions[site.name], measured, mean)
 
 
 def _moment(given: Given, site: Site) -> Moment | None:
