@@ -33,6 +33,18 @@ def test_the_figures_of_an_audit(tmp_path: Path) -> None:
     assert all(cost.peak_bytes is not None and 0 < cost.peak_bytes < 1e8 for cost in (found.reference, found.quantized))
 
 
+def test_what_does_not_fit_into_memory_is_not_loaded(tmp_path: Path) -> None:
+    reference, quantized = float_conv().save(tmp_path / "f.onnx"), quantized_conv().save(tmp_path / "q.onnx")
+    feeds, own = [{"x": images(3, *IMAGE[1:])}], 2 * session_bytes(quantized)
+    both = own + session_bytes(reference)
+    whole, alone, none = (audit(reference, quantized, feeds, room=room) for room in (both, both - 1, own - 1))
+    assert not whole.absent
+    assert alone.absent.keys() == {reference}
+    assert (alone.integer_sites, alone.latency, alone.reference.load_seconds) == (1, None, None)
+    assert none.absent.keys() == {quantized}
+    assert none.quantized.load_seconds is None
+
+
 def outputs(path: Path, level: ort.GraphOptimizationLevel, x: np.ndarray) -> np.ndarray:
     options = ort.SessionOptions()
     options.graph_optimization_level = level

@@ -54,13 +54,14 @@ def audit(
 ) -> Audit:
     """Audit a quantized file as written, against the float file; a few samples of `feeds` are run.
 
-    A file that takes more than the bytes of memory in `room` is not loaded.
+    What takes more than the bytes of memory in `room` is not loaded: the quantized file, which is as written and
+    optimized at once, or the float one beside that.
 
     Raises:
         AuditError: the quantized file does not check, load or run.
 
     """
-    absent = {path: why for path in (reference, quantized) if (why := _too_large(path, room)) is not None}
+    absent = {} if room is None else _absent(reference, quantized, room)
     if quantized in absent:
         return Audit({}, None, None, _size(reference), _size(quantized), absent)
     _check(quantized, inferred=None if reference in absent else _checked(reference))
@@ -93,12 +94,14 @@ def _size(path: Path) -> Cost:
     return Cost(file_bytes(path), None, None)
 
 
-def _too_large(path: Path, room: int | None) -> str | None:
-    """How much more a session of a file takes than there is; None where it fits."""
-    needed = session_bytes(path)
-    if room is None or needed <= room:
-        return None
-    return f"it takes about {needed / 1e9:.2g} GB of memory, {room / 1e9:.2g} GB are free"
+def _absent(reference: Path, quantized: Path, room: int) -> dict[Path, str]:
+    """The file that does not fit, and how much is missing."""
+    own = 2 * session_bytes(quantized)
+    both = own + session_bytes(reference)
+    for path, needed, what in ((quantized, own, "it takes"), (reference, both, "beside the quantized one it takes")):
+        if needed > room:
+            return {path: f"{what} about {needed / 1e9:.2g} GB of memory, {room / 1e9:.2g} GB are free"}
+    return {}
 
 
 def _checked(reference: Path) -> bool | None:
