@@ -33,6 +33,26 @@ def batches():
         yield np.random.default_rng(start).normal(size=(4, 1, 28, 28)).astype(np.float32)
 """
 
+MEASURED = """
+import os
+from pathlib import Path
+import numpy as np
+from ptq.pipeline import importance
+
+measure = importance.output_effects
+
+def noted(*given):
+    found = measure(*given)
+    (Path(__file__).parent / f"of_{os.environ.get('RANK', 'one')}").write_text(" ".join(found))
+    return found
+
+importance.output_effects = noted
+
+def batches():
+    for start in range(0, 24, 4):
+        yield np.random.default_rng(start).normal(size=(4, 3, 8, 8)).astype(np.float32)
+"""
+
 
 def together(
     size: int,
@@ -77,6 +97,28 @@ def alike(size: int, caches: int, folder: Path, *options: object) -> None:
 
 def test_two_ranks_with_caches_of_their_own_write_the_file_of_one(folder: Folder) -> None:
     alike(2, 2, folder.path, folder.model, "--data", folder.data, "--method", "gptq", "--weights", "int4")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("multipoint", "--bits", "6"),
+        pytest.param(("mixed", "--bits", "6"), marks=pytest.mark.slow),
+    ],
+    ids=["multipoint", "mixed"],
+)
+def test_of_two_ranks_each_measures_a_part_of_the_layers(folder: Folder, options: tuple[str, ...]) -> None:
+    (folder.path / "measured.py").write_text(MEASURED)
+    alike(2, 2, folder.path, folder.model, "--data", "measured:batches", "--method", *options)
+    everything, *parts = (set((folder.path / f"of_{rank}").read_text().split()) for rank in ("one", 0, 1))
+    assert sorted(map(len, parts)) == [1, 2]
+    assert set.union(*parts) == everything
+
+
+@pytest.mark.slow
+def test_two_ranks_compare_the_outputs_of_layers_as_one_does(folder: Folder) -> None:
+    options = ("--method", "mixed", "--bits", "6", "--worth", "ompq")
+    alike(2, 1, folder.path, folder.model, "--data", folder.data, *options)
 
 
 @pytest.mark.long

@@ -60,6 +60,19 @@ def own(batches: Iterable[Batch]) -> Iterator[Batch]:
         start += batch.size
 
 
+def dealt(costs: Mapping[Name, float]) -> frozenset[Name]:
+    """Those of several things that this rank does, so that all have about as much to do."""
+    here = ranks()
+    owners = here.owners([*costs.values()])
+    return frozenset(name for name, owner in zip(costs, owners, strict=True) if owner == here.rank)
+
+
+def collected(names: Iterable[Name], found: Mapping[Name, T]) -> dict[Name, T]:
+    """What the ranks have found of several things, each of those that were `dealt` to it."""
+    whole = {name: each for part in distributed.gathered(dict(found)) for name, each in part.items()}
+    return {name: whole[name] for name in names}
+
+
 def merge(observers: Mapping[Name, Seen]) -> None:
     """Let each observer see what those of the other ranks have seen; in their order, so that all are the same."""
     here = ranks()
