@@ -18,6 +18,7 @@ import pytest
 from command import Command
 from processes import started
 from small_folder import Folder
+from test_shares import photographs
 
 from ptq.ranks import Ranks
 
@@ -119,6 +120,22 @@ def test_of_two_ranks_each_measures_a_part_of_the_layers(folder: Folder, options
 def test_two_ranks_compare_the_outputs_of_layers_as_one_does(folder: Folder) -> None:
     options = ("--method", "mixed", "--bits", "6", "--worth", "ompq")
     alike(2, 1, folder.path, folder.model, "--data", folder.data, *options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "compressed", "stream"])
+def test_two_ranks_that_read_half_of_the_data_each_write_the_file_of_one(folder: Folder, kind: str) -> None:
+    images: tuple[str, ...] = ()
+    if kind == "images":
+        data: object = photographs(folder.path, 9)
+        images = ("--image-size", "8", "--image-mean", "0.5,0.5,0.5", "--image-std", "0.5,0.5,0.5")
+    elif kind == "compressed":
+        data = folder.path / "compressed.npz"
+        np.savez_compressed(data, **np.load(folder.data))
+    else:
+        data = "measured:batches"
+        (folder.path / "measured.py").write_text(MEASURED)
+    alike(2, 1, folder.path, folder.model, "--data", data, *images, "--method", "gptq", "--weights", "int4")
 
 
 @pytest.mark.long

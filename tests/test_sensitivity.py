@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calibration.batch import Batch
+from calibration.dataset import fit
+from calibration.sources import open_data
 from ptq.errors import ModelError
 from ptq.lowering import find_activations
 from ptq.model.graph import Model
@@ -115,8 +116,8 @@ def test_positions_are_counted_of_tokens_only() -> None:
 
 def moments(model: Model, batches: list[dict[str, np.ndarray]], reserved: int) -> Statistics:
     observed = find_activations(model.graph.graph, {use.node for site in model.sites for use in site.uses}).observed
-    own = together.own(Batch(each) for each in batches)
-    return calibrate(model, model.sites, observed, "minmax", own, reserved=reserved)
+    data = fit(open_data(batches), model.inputs)
+    return calibrate(model, model.sites, observed, "minmax", data.batches(4), reserved=reserved)
 
 
 def test_moments_of_all_samples_and_of_all_but_the_first(model: Model) -> None:

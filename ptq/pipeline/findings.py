@@ -78,9 +78,12 @@ def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, store: 
 
     def made() -> Smoothings:
         blocks = blocks_read(model, readers, ready.block_bytes)
-        total = None if data.samples is None else -(-data.samples // BATCH) * len(blocks)
-        with stages.stage("smooth", total) as advance, store.scratch() as scratch:
-            boundary = Boundary(scratch, lambda: data.batches(BATCH))
+        count = together.own_count(data, BATCH)
+        with (
+            stages.stage("smooth", None if count is None else count * len(blocks)) as advance,
+            store.scratch() as scratch,
+        ):
+            boundary = Boundary(scratch, lambda: together.own(data, BATCH))
             return smoothing(model, ready.plan, readers, blocks, boundary, advance)
 
     def key() -> tuple[object, ...]:
@@ -121,5 +124,4 @@ def _calibrated(
     key = (digest(model), data.fingerprint(), rule, reserved, device)
     blocks = parts_of(model, ready.plan, needed, ready.block_bytes, apart=reserved > 0)
     blockwise = Blockwise(blocks, made, store, key, rounds if ready.plan.recipe.sequential else None)
-    count = None if data.samples is None else -(-data.samples // BATCH)
-    return blockwise.statistics(lambda: data.batches(BATCH), count, stages)
+    return blockwise.statistics(lambda: together.own(data, BATCH), together.own_count(data, BATCH), stages)

@@ -83,4 +83,5 @@ class Steps:
         return () if self.data is None else self.data.batches(BATCH)
 
     def _moments(self, model: Model, sites: Sequence[Site]) -> Mapping[str, Moment]:
-        return calibrate(model, sites, (), MINMAX, together.own(self._batches())).moments
+        batches = () if self.data is None else together.own(self.data, BATCH)
+        return calibrate(model, sites, (), MINMAX, batches).moments
