@@ -71,8 +71,14 @@ def dealt(costs: Mapping[Name, float]) -> frozenset[Name]:
 
 def collected(names: Iterable[Name], found: Mapping[Name, T]) -> dict[Name, T]:
     """What the ranks have found of several things, each of those that were `dealt` to it."""
-    whole = {name: each for part in distributed.gathered(dict(found)) for name, each in part.items()}
+    whole = {name: value for part in distributed.gathered(dict(found)) for name, value in part.items()}
     return {name: whole[name] for name in names}
+
+
+def each(costs: Mapping[Name, float], find: Callable[[Name], T]) -> dict[Name, T]:
+    """Something for each of several things, by what they cost: each rank finds a part of it."""
+    own = dealt(costs)
+    return collected(costs, {name: find(name) for name in costs if name in own})
 
 
 def merge(observers: Mapping[Name, Seen]) -> None:
