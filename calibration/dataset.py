@@ -104,7 +104,10 @@ class Dataset:
             start += part.size
 
     def fingerprint(self) -> str:
-        """SHA-256 of names, shapes and numbers; of images, of their files and how they are decoded."""
+        """SHA-256 of names, shapes and numbers; of images, of their files and how they are decoded.
+
+        A stream is walked through for it, once.
+        """
         if self.survey is not None and self.limit is None:
             return self.survey.fingerprint
         return self._fingerprint
@@ -239,7 +242,7 @@ class Dataset:
 def fit(source: Source, inputs: Sequence[InputSpec]) -> Dataset:
     """Check data against the inputs of a model.
 
-    Arrays are checked whole, streams by their first batch now and by the others as they come.
+    Arrays are checked whole, streams by their first samples now and by the others as they come.
 
     Raises:
         DataError: they do not fit; the message shows both sides.

@@ -31,7 +31,7 @@ _DIGITS = 10
 class Source:
     """Data before they are checked; `title` names them in messages.
 
-    Either `table` has all samples, or `stream` yields batches, each time from the start.
+    Either `table` has all samples, or `stream` yields batches or `Item`s of them, each time from the start.
     """
 
     title: str

@@ -126,6 +126,18 @@ def test_the_fingerprint_of_images_is_that_of_their_files(tmp_path: Path) -> Non
     assert fingerprint() == found[0]
 
 
+def test_a_stream_is_walked_once_for_its_fingerprint() -> None:
+    walks = []
+
+    def batches() -> Iterator[np.ndarray]:
+        walks.append(0)
+        yield np.ones((2, 3, 8, 8), np.float32)
+
+    dataset = Dataset(open_data(batches), tuple(X))
+    assert dataset.fingerprint() == dataset.fingerprint()
+    assert len(walks) == 1
+
+
 @pytest.mark.parametrize("kind", ["stream", "images"])
 def test_what_is_wrong_is_found_by_whose_it_is(tmp_path: Path, kind: str) -> None:
     if kind == "images":
