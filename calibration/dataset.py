@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 
 import numpy as np
 
-from calibration.batch import Batch
+from calibration.batch import WHOLE, Batch, Item, Share
 from calibration.contract import LABELS, bound, check_finite, check_headers, converted, fixed_batch
-from calibration.sources import Raw, Source
+from calibration.sources import Source
 from calibration.spec import InputSpec
 from calibration.tables import Header, Table
 from ptq.errors import DataError
@@ -28,6 +29,15 @@ class Survey:
 
     ranges: Mapping[str, tuple[float, float]]
     fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Samples of one batch that are yet to be read, and what they follow from where reading them takes long."""
+
+    size: int
+    read: Callable[[], Batch]
+    stamp: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,31 +87,39 @@ class Dataset:
             parts.append(f"{spec.name!r} {table.headers[names[spec.name]]}{shown}")
         return f"{self.samples} samples {', '.join(parts)}"
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    def batches(self, size: int, share: Share = WHOLE) -> Iterator[Batch]:
         """Batches of up to `size` samples, or of just as many as the model is fixed to; what is left over is dropped.
 
-        Batches of a stream are cut, never joined: their shapes may differ.
+        Batches of a stream are cut, never joined: their shapes may differ. Those out of a share are neither decoded nor
+        checked.
 
         Raises:
             DataError: a batch does not fit the model, or there is no whole batch.
 
         """
-        fixed, table = fixed_batch(self.inputs), self.source.table
-        whole = False
-        for batch in self._cut(fixed or size) if table is None else self._read(table, fixed or size):
-            if fixed and batch.size < fixed:
-                continue
-            whole = True
-            yield batch
-        if not whole:
-            raise self._too_few()
+        start = 0
+        for place, part in enumerate(self._parts(size)):
+            if place % share.of == share.place:
+                yield replace(part.read(), start=start)
+            start += part.size
 
     def fingerprint(self) -> str:
-        """SHA-256 of names, shapes and numbers."""
+        """SHA-256 of names, shapes and numbers; of images, of their files and how they are decoded.
+
+        A stream is walked through for it, once.
+        """
         if self.survey is not None and self.limit is None:
             return self.survey.fingerprint
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for batch in self.batches(_CHUNK):
+        for part in self._parts(_CHUNK):
+            if part.stamp is not None:
+                digest.update(part.stamp())
+                continue
+            batch = part.read()
             for name, array in (*sorted(batch.feeds.items()), (LABELS, batch.labels)):
                 if array is not None:
                     digest.update(_heading(name, array, array.shape) + array.tobytes())
@@ -136,7 +154,7 @@ class Dataset:
                 for name, take in takes.items():
                     header = table.headers[names[name]]
                     for done, size in _pieces(header, count):
-                        raw = take(size)
+                        raw = take(start + done, size)
                         array = raw if name == LABELS else converted(raw, specs[name])
                         check_finite(array, name, self.source.title, start + done)
                         if raw.dtype.kind == "f" and raw.size:
@@ -160,54 +178,81 @@ class Dataset:
     def _count(self, table: Table) -> int:
         return next((header.shape[0] for header in table.headers.values() if header.shape), 1)
 
-    def _read(self, table: Table, step: int) -> Iterator[Batch]:
-        """Batches of arrays, which were checked."""
+    def _parts(self, size: int) -> Iterator[_Part]:
+        """What `batches` are made of, none of which has been read."""
+        fixed, table = fixed_batch(self.inputs), self.source.table
+        whole = False
+        for part in self._cut(fixed or size) if table is None else self._rows(table, fixed or size):
+            if not fixed or part.size == fixed:
+                whole = True
+                yield part
+        if not whole:
+            raise self._too_few()
+
+    def _rows(self, table: Table, step: int) -> Iterator[_Part]:
+        """Parts of arrays, which were checked."""
         names, total = self._names(table), self._count(table)
+        end = total if self.limit is None else min(total, self.limit)
         with table.open() as reader:
             takes = {name: reader(stored) for name, stored in names.items()}
-            for start in range(0, total if self.limit is None else min(total, self.limit), step):
-                count = step if self.limit is None else min(step, self.limit - start)
-                feeds = {spec.name: converted(takes[spec.name](count), spec) for spec in self.inputs}
-                yield Batch(feeds, takes[LABELS](count) if LABELS in takes else None)
 
-    def _cut(self, step: int) -> Iterator[Batch]:
-        """Batches of a stream, checked as they come."""
+            def read(start: int, count: int) -> Batch:
+                feeds = {spec.name: converted(takes[spec.name](start, count), spec) for spec in self.inputs}
+                return Batch(feeds, takes[LABELS](start, count) if LABELS in takes else None)
+
+            for start in range(0, end, step):
+                count = min(step, end - start)
+                yield _Part(count, partial(read, start, count))
+
+    def _cut(self, step: int) -> Iterator[_Part]:
+        """Parts of the batches of a stream."""
         left = self.limit
-        for raw in self.source.raw_batches():
-            feeds, labels = self._checked(raw)
-            whole = Batch(feeds).size
-            count = whole if left is None else min(whole, left)
+        for item in self.source.items():
+            arrays = cache(partial(self._bound, item))
+            if not item.size:
+                arrays()  # raises what is wrong with it
+            count = item.size if left is None else min(item.size, left)
             for start in range(0, count, step):
-                part = slice(start, min(start + step, count))
-                cut = {name: np.asarray(a[part], order="C") if a.ndim else a for name, a in feeds.items()}
-                yield Batch(cut, None if labels is None else labels[part])
+                stop = min(start + step, count)
+                stamp = None if item.stamp is None else partial(_part_stamp, item.stamp, start, stop)
+                yield _Part(stop - start, partial(self._checked, arrays, start, stop), stamp)
             left = None if left is None else left - count
             if left is not None and left <= 0:
                 break
 
-    def _checked(self, raw: Raw) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    def _bound(self, item: Item) -> Mapping[str, np.ndarray]:
+        """The arrays of a batch of a stream by input, and the labels; their numbers are not looked at."""
+        arrays = bound(item.read(), self.inputs, self.source.title)
+        check_headers({name: Header.of(array) for name, array in arrays.items()}, self.inputs, self.source.title)
+        return arrays
+
+    def _checked(self, arrays: Callable[[], Mapping[str, np.ndarray]], start: int, stop: int) -> Batch:
+        """Some samples of a batch of a stream."""
         title = self.source.title
-        arrays = bound(raw, self.inputs, title)
-        check_headers({name: Header.of(array) for name, array in arrays.items()}, self.inputs, title)
-        labels = arrays.pop(LABELS, None)
+        cut = {name: np.asarray(a[start:stop], order="C") if a.ndim else a for name, a in arrays().items()}
+        labels = cut.get(LABELS)
         if labels is not None:
-            check_finite(labels, LABELS, title)
-        feeds = {spec.name: converted(arrays[spec.name], spec) for spec in self.inputs}
+            check_finite(labels, LABELS, title, start)
+        feeds = {spec.name: converted(cut[spec.name], spec) for spec in self.inputs}
         for name, array in feeds.items():
-            check_finite(array, name, title)
-        return feeds, labels
+            check_finite(array, name, title, start)
+        return Batch(feeds, labels)
 
 
 def fit(source: Source, inputs: Sequence[InputSpec]) -> Dataset:
     """Check data against the inputs of a model.
 
-    Arrays are checked whole, streams by their first batch now and by the others as they come.
+    Arrays are checked whole, streams by their first samples now and by the others as they come.
 
     Raises:
         DataError: they do not fit; the message shows both sides.
 
     """
     return Dataset(source, tuple(inputs)).surveyed()
+
+
+def _part_stamp(stamp: Callable[[], bytes], start: int, stop: int) -> bytes:
+    return b"%d:%d " % (start, stop) + stamp()
 
 
 def _heading(name: str, array: np.ndarray, shape: tuple[int, ...]) -> bytes:

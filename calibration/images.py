@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from calibration.batch import Item
+from calibration.contract import LABELS
+from calibration.tables import ONLY
 from ptq.errors import DataError
 
 # what it tells to nobody would go to the standard error; what it cannot read is an error
@@ -35,8 +40,8 @@ class ImageOptions:
             raise DataError(f"--image-std {self.std} must be above 0; give for example 0.229,0.224,0.225")
 
 
-def image_batches(folder: Path, options: ImageOptions, title: str) -> Iterator[Mapping[str, np.ndarray]]:
-    """One batch `(1, 3, size, size)` per image, in the order of their paths.
+def image_batches(folder: Path, options: ImageOptions, title: str) -> Iterator[Item]:
+    """One batch `(1, 3, size, size)` per image, in the order of their paths; each is decoded when it is read.
 
     When all images lie in subfolders, the labels are the places of those among the sorted subfolders.
     """
@@ -46,10 +51,29 @@ def image_batches(folder: Path, options: ImageOptions, title: str) -> Iterator[M
     classes = sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder})
     labelled = all(path.parent != folder for path in files)
     for path in files:
-        batch = {"": _load(path, options)[None]}
-        if labelled:
-            batch["labels"] = np.array([classes.index(path.relative_to(folder).parts[0])])
-        yield batch
+        label = classes.index(path.relative_to(folder).parts[0]) if labelled else None
+        yield Item(1, partial(_batch, path, options, label), partial(_stamp, path, options, label))
+
+
+def _batch(path: Path, options: ImageOptions, label: int | None) -> Mapping[str, np.ndarray]:
+    image = {ONLY: _load(path, options)[None]}
+    return image if label is None else {**image, LABELS: np.array([label])}
+
+
+def _stamp(path: Path, options: ImageOptions, label: int | None) -> bytes:
+    """What an image is decoded from, and how."""
+    import PIL
+
+    try:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return f"{content} {label} {options} {PIL.__version__}".encode()
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"the image {path} cannot be read: {' '.join(str(error).split())}; remove it")
 
 
 def _load(path: Path, options: ImageOptions) -> np.ndarray:
@@ -61,7 +85,7 @@ def _load(path: Path, options: ImageOptions) -> np.ndarray:
             with Image.open(path) as opened:
                 image = ImageOps.exif_transpose(opened).convert("RGB")
     except Exception as error:  # the readers of formats raise any, by what is damaged
-        raise DataError(f"the image {path} cannot be read: {' '.join(str(error).split())}; remove it") from error
+        raise _unreadable(path, error) from error
     scale = options.size / min(image.size)
     width, height = (max(options.size, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)

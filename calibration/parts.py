@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.sources import Raw, Source
+from calibration.batch import Item, Raw
+from calibration.sources import Source
 from calibration.tables import Header, Table, Take
 
 
@@ -48,22 +49,29 @@ class EveryOther:
             yield lambda name: self._taking(reader(name))
 
     def _taking(self, take: Take) -> Take:
-        def every_other(count: int) -> np.ndarray:
-            both = take(2 * count)
+        def every_other(start: int, count: int) -> np.ndarray:
+            both = take(2 * start, 2 * count)
             return np.asarray(both[self.first :: 2], order="C") if both.ndim else both
 
         return every_other
 
 
-def _thinned(source: Source, first: int) -> Iterator[Raw]:
+def _thinned(source: Source, first: int) -> Iterator[Item]:
     """The batches of a stream with every other sample, counted through all of them; those left empty are dropped."""
     seen = 0
-    for raw in source.raw_batches():
-        arrays = tuple(raw.values()) if isinstance(raw, Mapping) else raw
-        size = max((len(array) for array in arrays if array.ndim), default=1)
+    for item in source.items():
         start = (first - seen) % 2
-        seen += size
-        if start >= size:
-            continue
+        seen += item.size
+        if start < item.size:
+            yield _every_other(item, start)
+
+
+def _every_other(item: Item, start: int) -> Item:
+    def read() -> Raw:
+        raw = item.read()
+        arrays = tuple(raw.values()) if isinstance(raw, Mapping) else raw
         kept = tuple(array[start::2] if array.ndim else array for array in arrays)
-        yield dict(zip(raw, kept, strict=True)) if isinstance(raw, Mapping) else kept
+        return dict(zip(raw, kept, strict=True)) if isinstance(raw, Mapping) else kept
+
+    stamp = item.stamp
+    return Item(len(range(start, item.size, 2)), read, None if stamp is None else lambda: b"%d::2" % start + stamp())

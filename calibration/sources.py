@@ -9,11 +9,13 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from calibration.batch import Item, Raw
 from calibration.contract import LABELS
 from calibration.images import ImageOptions, image_batches
 from calibration.stored import NumpyFile, SafetensorsFile, reading
@@ -24,32 +26,31 @@ _MOST_UNPACKED = 1 << 28
 _DIGITS = 10
 """Of the number of a sample, less than these."""
 
-Raw = Mapping[str, np.ndarray] | tuple[np.ndarray, ...]
-"""A batch as it came: arrays by name, or in the order of the inputs."""
-
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """Data before they are checked; `title` names them in messages.
 
-    Either `table` has all samples, or `stream` yields batches, each time from the start.
+    Either `table` has all samples, or `stream` yields batches or `Item`s of them, each time from the start.
     """
 
     title: str
     table: Table | None = None
     stream: Callable[[], Iterator[Any]] | None = None
 
-    def raw_batches(self) -> Iterator[Raw]:
+    def items(self) -> Iterator[Item]:
         """The batches of a stream."""
         for item in self.stream() if self.stream is not None else ():
-            yield _raw(item, self.title)
+            yield item if isinstance(item, Item) else Item.of(_raw(item, self.title))
 
     def example(self) -> Mapping[str, np.ndarray] | None:
         """Up to two samples by name, without labels; None when the arrays have no names."""
         if self.table is not None:
             with self.table.open() as reader:
-                return {name: reader(name)(2) for name in self.table.headers if name != LABELS}
-        raw = next(self.raw_batches(), None)
+                return {name: reader(name)(0, 2) for name in self.table.headers if name != LABELS}
+        items = self.items()  # which is held, so that what it reads from stays open
+        first = next(items, None)
+        raw = None if first is None else first.read()
         if not isinstance(raw, Mapping):
             return {ONLY: raw[0][:2]} if raw is not None and len(raw) == 1 else None
         return {name: array[:2] for name, array in raw.items() if name != LABELS}
@@ -151,7 +152,7 @@ def _read_torch(path: Path, title: str) -> Mapping[str, np.ndarray]:
         raise DataError(f"{title} holds tensors that numpy has not ({_line(error)}); save float32") from error
 
 
-def _ragged(table: Table, title: str) -> Iterator[Mapping[str, np.ndarray]]:
+def _ragged(table: Table, title: str) -> Iterator[Item]:
     """Samples saved one by one as `name/0`, `name/1`, …; each becomes a batch of one."""
     numbered = [name.rpartition("/") for name in table.headers if "/" in name]
     other = next(("/".join(parts[::2]) for parts in numbered if not _is_number(parts[2])), None)
@@ -161,17 +162,19 @@ def _ragged(table: Table, title: str) -> Iterator[Mapping[str, np.ndarray]]:
     count = max(int(number) for _, _, number in numbered) + 1
     with table.open() as reader:
         labels = reader(LABELS) if LABELS in table.headers else None
-        for index in range(count):
-            sample = {}
+
+        def sample(index: int) -> Mapping[str, np.ndarray]:
+            found = {}
             for name in names:
                 stored = f"{name}/{index}"
                 if stored not in table.headers:
                     raise DataError(f"{title} has no {stored!r}, but has others of that number; save all")
                 shape = table.headers[stored].shape
-                sample[name] = reader(stored)(shape[0] if shape else 1)[None]
-            if labels is not None:
-                sample[LABELS] = labels(1)
-            yield sample
+                found[name] = reader(stored)(0, shape[0] if shape else 1)[None]
+            return found if labels is None else {**found, LABELS: labels(index, 1)}
+
+        for index in range(count):
+            yield Item(1, partial(sample, index))
 
 
 def _is_number(text: str) -> bool:

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from os import SEEK_CUR
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -120,15 +121,17 @@ class NumpyFile(_File):
             with file:
                 array = _read(file, header.dtype, header.shape[::-1])
             return slices(array.T)
-        left = header.shape[0]
+        at, end = 0, header.shape[0]
 
-        def take(count: int) -> np.ndarray:
-            nonlocal left
-            count = min(count, left)
-            left -= count
+        def take(start: int, count: int) -> np.ndarray:
+            nonlocal at
+            count = max(min(count, end - start), 0)
             with reading(self.title):
+                if count and start > at:
+                    file.seek((start - at) * header.sample_bytes, SEEK_CUR)
                 array = _read(file, header.dtype, (count, *header.shape[1:]))
-                if not left:
+                at = start + count
+                if at >= end:
                     file.close()
             return array
 
@@ -165,20 +168,16 @@ class SafetensorsFile(_File):
         yield self._take
 
     def _take(self, name: str) -> Take:
-        header, start = self.headers[name], 0
+        header = self.headers[name]
 
-        def take(count: int) -> np.ndarray:
-            nonlocal start
+        def take(start: int, count: int) -> np.ndarray:
             if not header.shape:
                 with self._opened() as file:
                     return np.array(file.get_tensor(name))
-            count = min(count, header.shape[0] - start)
-            if not count:
+            if min(count, header.shape[0] - start) <= 0:
                 return np.empty((0, *header.shape[1:]), header.dtype)
             with self._opened() as file:
-                array = np.array(file.get_slice(name)[start : start + count])
-            start += count
-            return array
+                return np.array(file.get_slice(name)[start : start + count])
 
         return take
 

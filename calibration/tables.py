@@ -1,4 +1,4 @@
-"""Arrays by name whose samples are read in order, as few at a time as are wanted, and anew at each walk."""
+"""Arrays by name whose samples are read in order, as few at a time and of as many as are wanted, anew at each walk."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 ONLY = ""
 """The key of an array without a name: it goes to the only input."""
 
-Take = Callable[[int], np.ndarray]
-"""The next so many samples of an array; one without samples, of rank 0, is the same at every call."""
+Take = Callable[[int, int], np.ndarray]
+"""From a sample on, so many samples of an array, or as many as there are; no call begins before the end of the last.
+An array without samples, of rank 0, is the same at every call."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,4 @@ class Arrays:
 
 def slices(array: np.ndarray) -> Take:
     """What takes the samples of an array in memory."""
-    start = 0
-
-    def take(count: int) -> np.ndarray:
-        nonlocal start
-        if not array.ndim:
-            return array
-        part = np.asarray(array[start : start + count], order="C")
-        start += count
-        return part
-
-    return take
+    return lambda start, count: np.asarray(array[start : start + count], order="C") if array.ndim else array

@@ -6,7 +6,7 @@ Only the products of samples are kept of the outputs, `F F^T` for features `F (n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -64,39 +64,45 @@ def worths(importance: Array) -> Array:
 
 
 def output_grams(
-    model: Model, sites: Sequence[Site], batches: Sequence[Feeds], advance: Callable[[], None] = lambda: None
-) -> list[Array]:
-    """`gram` of the outputs of each site over all samples; those of several uses are side by side.
+    model: Model,
+    sites: Sequence[Site],
+    own: Container[str],
+    batches: Sequence[Feeds],
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, Array]:
+    """`gram` of the outputs of each site in `own` over all samples; those of several uses are side by side.
+
+    The outputs of all `sites` are computed, so that what is found of one does not depend on which others are in `own`.
 
     Raises:
         ModelError: an output has no sample in each row, or its samples differ in size.
 
     """
     names = {site.name: [use.output for use in site.uses] for site in sites}
-    taps = list(dict.fromkeys(name for each in names.values() for name in each))
-    session = model.session(taps)
-    first = session.run(batches[0], taps)
-    sizes = {
-        name: out[0].nbytes * sum(_rows(feeds) for feeds in batches) for name, out in zip(taps, first, strict=True)
-    }
+    session = model.session(list(dict.fromkeys(name for each in names.values() for name in each)))
+    taps = list(dict.fromkeys(name for site, each in names.items() if site in own for name in each))
+    samples = sum(_rows(feeds) for feeds in batches)
+    first = session.run(batches[0], taps) if taps else []
+    sizes = {name: out[0].nbytes * samples for name, out in zip(taps, first, strict=True)}
     del first
     found: dict[str, Array] = {}
     for together in _chunks(taps, sizes):
         runs = [session.run(feeds, together) for feeds in batches]
         for k, name in enumerate(together):
             found[name] = gram(_features(name, [run[k] for run in runs], batches))
-    made = []
-    for site in sites:
-        made.append(np.asarray(sum(found[name] for name in names[site.name]), np.float64))
+    made = {}
+    for site, each in names.items():
+        if site in own:
+            made[site] = np.asarray(sum(found[name] for name in each), np.float64)
         advance()
     return made
 
 
 def _chunks(names: Sequence[str], sizes: Mapping[str, int]) -> list[list[str]]:
     """Names in order, as many together as have room."""
-    chunks: list[list[str]] = [[]]
+    chunks: list[list[str]] = []
     for name in names:
-        if chunks[-1] and sum(sizes[other] for other in chunks[-1]) + sizes[name] > _MOST_BYTES:
+        if not chunks or sum(sizes[other] for other in chunks[-1]) + sizes[name] > _MOST_BYTES:
             chunks.append([])
         chunks[-1].append(name)
     return chunks

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,15 +46,26 @@ def token_positions(model: Model, feeds: Feeds) -> int:
     return max((array.shape[1] for array in feeds.values() if array.ndim > 1), default=1)
 
 
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Other initializers of a site; they are made when they are needed, and their names are known before."""
+
+    site: str
+    names: Collection[str]
+    arrays: Callable[[], Feeds]
+
+
 def output_effects(
     model: Model,
-    changes: Iterable[tuple[str, Mapping[str, np.ndarray]]],
+    changes: Iterable[Change],
+    own: Container[str],
     batches: Sequence[Feeds],
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Error power over power of all outputs when only the initializers of a site differ, by site.
+    """Error power over power of all outputs when only the initializers of a site differ, by site, for those in `own`.
 
-    Sites in the order of execution are fastest: what comes before them is not run again.
+    Sites in the order of execution are fastest: what comes before them is not run again. It stops at every site, so
+    that what is found of one is the same to the last bit whichever others are in `own`.
     """
     narrow, replaced = with_narrow_heads(model)
     front = Front(narrow, batches)
@@ -62,14 +74,12 @@ def output_effects(
     if not np.isfinite(power):
         raise ModelError("the outputs of the model on the calibration data are not finite; check both")
     least, effects = np.finfo(np.float64).tiny, {}
-    for name, arrays in changes:
-        front.move(arrays)
-        if replaced & arrays.keys():
-            wide = front.through(model)
-            error = _error(_outputs(wide, arrays), _outputs(wide, {}))
-        else:
-            error = _error(_outputs(front, arrays), outputs)
-        effects[name] = error / max(power, least)
+    for change in changes:
+        front.move(change.names)
+        if change.site in own:
+            wide = front.through(model) if replaced & {*change.names} else None
+            expected = outputs if wide is None else _outputs(wide, {})
+            effects[change.site] = _error(_outputs(wide or front, change.arrays()), expected) / max(power, least)
         advance()
     return effects
 

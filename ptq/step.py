@@ -25,15 +25,19 @@ BEFORE, AFTER = "before", "after"
 class Setting:
     """What is known when a step works: by site its method (None stays float) and how it computes; and the data.
 
-    Nothing may be multiplied into the weight of a site that is `on_grid`. `batches` begins the calibration data anew,
-    and `moments` gathers the second moments of the inputs of sites of a model; without data there are no batches.
+    Nothing may be multiplied into the weight of a site that is `on_grid`. `batches` begins the calibration data anew;
+    without data there are none. What follows is shared among the processes of a run, and the same in all: `gather`
+    shows the batches to a function that lets observers see them, `moments` gathers the second moments of the inputs of
+    sites of a model, and `each` finds something for each of several things, by what they cost.
     """
 
     methods: Mapping[str, Method | None]
     executions: Mapping[str, Execution]
     on_grid: Callable[[Site], bool]
     batches: Callable[[], Iterable[Batch]]
+    gather: Callable[[Mapping[str, Any], Callable[[Batch], None]], None]
     moments: Callable[[Model, Sequence[Site]], Mapping[str, Moment]]
+    each: Callable[[Mapping[str, float], Callable[[str], Any]], Mapping[str, Any]]
     advance: Callable[[], None] = lambda: None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from command import Command
 from processes import started
 from small_folder import Folder
+from test_shares import photographs
 
 from ptq.ranks import Ranks
 
@@ -31,6 +33,26 @@ def batches():
         if start == 16 and os.environ["RANK"] == "1":
             {what}
         yield np.random.default_rng(start).normal(size=(4, 1, 28, 28)).astype(np.float32)
+"""
+
+MEASURED = """
+import os
+from pathlib import Path
+import numpy as np
+from ptq.pipeline import importance
+
+measure = importance.output_effects
+
+def noted(*given):
+    found = measure(*given)
+    (Path(__file__).parent / f"of_{os.environ.get('RANK', 'one')}").write_text(" ".join(found))
+    return found
+
+importance.output_effects = noted
+
+def batches():
+    for start in range(0, 24, 4):
+        yield np.random.default_rng(start).normal(size=(4, 3, 8, 8)).astype(np.float32)
 """
 
 
@@ -77,6 +99,44 @@ def alike(size: int, caches: int, folder: Path, *options: object) -> None:
 
 def test_two_ranks_with_caches_of_their_own_write_the_file_of_one(folder: Folder) -> None:
     alike(2, 2, folder.path, folder.model, "--data", folder.data, "--method", "gptq", "--weights", "int4")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("multipoint", "--bits", "6"),
+        pytest.param(("mixed", "--bits", "6"), marks=pytest.mark.slow),
+    ],
+    ids=["multipoint", "mixed"],
+)
+def test_of_two_ranks_each_measures_a_part_of_the_layers(folder: Folder, options: tuple[str, ...]) -> None:
+    (folder.path / "measured.py").write_text(MEASURED)
+    alike(2, 2, folder.path, folder.model, "--data", "measured:batches", "--method", *options)
+    everything, *parts = (set((folder.path / f"of_{rank}").read_text().split()) for rank in ("one", 0, 1))
+    assert sorted(map(len, parts)) == [1, 2]
+    assert set.union(*parts) == everything
+
+
+@pytest.mark.slow
+def test_two_ranks_compare_the_outputs_of_layers_as_one_does(folder: Folder) -> None:
+    options = ("--method", "mixed", "--bits", "6", "--worth", "ompq")
+    alike(2, 1, folder.path, folder.model, "--data", folder.data, *options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "compressed", "stream"])
+def test_two_ranks_that_read_half_of_the_data_each_write_the_file_of_one(folder: Folder, kind: str) -> None:
+    images: tuple[str, ...] = ()
+    if kind == "images":
+        data: object = photographs(folder.path, 9)
+        images = ("--image-size", "8", "--image-mean", "0.5,0.5,0.5", "--image-std", "0.5,0.5,0.5")
+    elif kind == "compressed":
+        data = folder.path / "compressed.npz"
+        np.savez_compressed(data, **np.load(folder.data))
+    else:
+        data = "measured:batches"
+        (folder.path / "measured.py").write_text(MEASURED)
+    alike(2, 1, folder.path, folder.model, "--data", data, *images, "--method", "gptq", "--weights", "int4")
 
 
 @pytest.mark.long
@@ -147,7 +207,8 @@ def test_an_interrupt_of_all_ranks_ends_them_within_two_seconds(folder: Folder, 
     codes, lines = ended(processes, folder.path)
     assert time.perf_counter() - start < 2
     assert codes == [130, 130]
-    assert lines[0].strip().startswith("ptq: interrupted;")
+    first = f"(rank 1 on {re.escape(socket.gethostname())}: )?"  # whichever of them was the first to end
+    assert re.match(f"ptq: {first}interrupted;", lines[0].strip())
     assert not lines[1].strip()
 
 

@@ -9,14 +9,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calibration.batch import Batch
+from calibration.dataset import fit
+from calibration.sources import open_data
 from ptq.errors import ModelError
 from ptq.lowering import find_activations
 from ptq.model.graph import Model
 from ptq.model.heads import with_narrow_heads
 from ptq.pipeline import together
 from ptq.pipeline.calibrate import Statistics, calibrate
-from ptq.sensitivity import output_effects, samples_needed, token_positions
+from ptq.ranks import Ranks
+from ptq.sensitivity import Change, samples_needed, token_positions
+from ptq.sensitivity import output_effects as effects_of_own
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,17 @@ def feeds(model: Model, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
     shapes = {spec.name: [n if isinstance(n, int) else count for n in spec.shape or ()] for spec in model.inputs}
     return {name: generator.normal(size=(count, *shape[1:])).astype(np.float32) for name, shape in shapes.items()}
+
+
+def output_effects(
+    model: Model, changes: list[tuple[str, Mapping[str, np.ndarray]]], batches: list[dict[str, np.ndarray]]
+) -> dict[str, float]:
+    own = [name for name, _ in changes]
+    return effects_of_own(model, [change(*each) for each in changes], own, batches)
+
+
+def change(name: str, arrays: Mapping[str, np.ndarray]) -> Change:
+    return Change(name, list(arrays), lambda: arrays)
 
 
 def scaled(model: Model, site: int, factor: float) -> tuple[str, Mapping[str, np.ndarray]]:
@@ -48,6 +62,27 @@ def test_nothing_changed_is_no_effect_and_more_is_more(model: Model) -> None:
     changes = [("none", {}), ("little", scaled(model, 0, 0.99)[1]), ("much", scaled(model, 0, 0.5)[1])]
     effects = output_effects(model, changes, [feeds(model, 2)])
     assert effects["none"] == 0 < effects["little"] < effects["much"]
+
+
+def test_parts_of_the_sites_are_measured_as_all_are_to_the_last_bit(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays, made = dict(scaled(model, site, 0.9) for site in range(len(model.sites))), list[str]()
+
+    def noted(name: str) -> Change:
+        return Change(name, list(arrays[name]), lambda: made.append(name) or arrays[name])
+
+    batches = [feeds(model, 2, seed) for seed in (0, 1)]
+    everything = output_effects(model, [*arrays.items()], batches)
+    found = dict[str, float]()
+    for rank in range(2):
+        monkeypatch.setattr("ptq.ranks._JOINED", [Ranks(rank, 2)])
+        own = together.dealt({name: float(len(arrays) - place) for place, name in enumerate(arrays)})
+        part = effects_of_own(model, map(noted, arrays), own, batches)
+        assert part.keys() == own < arrays.keys()
+        found |= part
+    assert sorted(made) == sorted(arrays)
+    assert found == everything
 
 
 def test_outputs_that_are_not_finite_are_refused(model: Model) -> None:
@@ -81,8 +116,8 @@ def test_positions_are_counted_of_tokens_only() -> None:
 
 def moments(model: Model, batches: list[dict[str, np.ndarray]], reserved: int) -> Statistics:
     observed = find_activations(model.graph.graph, {use.node for site in model.sites for use in site.uses}).observed
-    own = together.own(Batch(each) for each in batches)
-    return calibrate(model, model.sites, observed, "minmax", own, reserved=reserved)
+    data = fit(open_data(batches), model.inputs)
+    return calibrate(model, model.sites, observed, "minmax", data.batches(4), reserved=reserved)
 
 
 def test_moments_of_all_samples_and_of_all_but_the_first(model: Model) -> None:

@@ -31,7 +31,7 @@ class Crossing(Batch):
 class Boundary:
     """The tensors that are needed behind the blocks that have run, each on disk from where it is made to its last use.
 
-    Batches are read from the data once, by the first block. Of several ranks each has some of them.
+    Batches are read from the data once, by the first block. Of several ranks each is given some of them.
     """
 
     scratch: Scratch
@@ -47,7 +47,7 @@ class Boundary:
     def batches(self, block: Block) -> Iterator[Crossing]:
         """What a block is given."""
         if block.first:
-            for number, batch in enumerate(together.own(self.data())):
+            for number, batch in enumerate(self.data()):
                 yield Crossing(
                     {each: batch.feeds[each] for each in block.inputs}, None, batch.start, number, batch.size
                 )

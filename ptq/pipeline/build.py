@@ -60,8 +60,7 @@ def _made(job: Job, recipe: Recipe, ready: Ready, stages: Stages, found: Finding
     clock = None
     if data is not None and recipe.max_latency is not None:
         clock = Clock(lowering, next(data.batches(1)).feeds, recipe.max_latency)
-    measured = data.take(ready.reserved) if data is not None and ready.reserved else None
-    quantized = quantize_weights(found.given, found.solved, measured, stages, clock)
+    quantized = quantize_weights(found.given, found.solved, found.importance, clock)
     weights = found.steps.after(model, quantized)
     plan = plan.without([name for name, made in plan.methods.items() if made and name not in weights], _IN_TIME)
     executions = {name: how if name in weights else Execution.FLOAT for name, how in executions.items()}

@@ -18,6 +18,7 @@ from ptq.pipeline import together
 from ptq.pipeline.blockwise import Blockwise, Passed
 from ptq.pipeline.boundary import Boundary
 from ptq.pipeline.calibrate import BATCH, Statistics, calibrate
+from ptq.pipeline.importance import importance
 from ptq.pipeline.job import Job
 from ptq.pipeline.parts import Wanted
 from ptq.pipeline.ready import Ready, parts_of, wanted, with_shared
@@ -33,12 +34,13 @@ _NO_GPU: Final = "calibrated on the processor: this ONNX Runtime knows no GPU, o
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """The steps that were done, the ranges of tensors by name, and each layer in all sizes that it can have."""
+    """The steps that were done, ranges by tensor, each layer in all sizes that it can have, and how much it matters."""
 
     steps: Steps
     ranges: Mapping[str, ActivationRange]
     given: Given
     solved: Mapping[str, Solved]
+    importance: Mapping[str, float]
 
 
 def find(job: Job, ready: Ready, stages: Stages, store: Store, *, partly: bool = False) -> Findings:
@@ -56,7 +58,10 @@ def find(job: Job, ready: Ready, stages: Stages, store: Store, *, partly: bool =
         if not runs_on(job.device):
             steps.notes.append(_NO_GPU)
     given = _given(job, model, ready, statistics, store)
-    return Findings(steps, statistics.ranges if statistics else {}, given, solved_sites(given, stages))
+    solved = solved_sites(given, stages)
+    measured = ready.data.take(ready.reserved) if ready.data is not None and ready.reserved else None
+    matters = importance(given, solved, measured, stages)
+    return Findings(steps, statistics.ranges if statistics else {}, given, solved, matters)
 
 
 def _given(job: Job, model: Model, ready: Ready, known: Statistics | None, store: Store) -> Given:
@@ -73,9 +78,12 @@ def _smoothed(model: Model, ready: Ready, data: Dataset, stages: Stages, store: 
 
     def made() -> Smoothings:
         blocks = blocks_read(model, readers, ready.block_bytes)
-        total = None if data.samples is None else -(-data.samples // BATCH) * len(blocks)
-        with stages.stage("smooth", total) as advance, store.scratch() as scratch:
-            boundary = Boundary(scratch, lambda: data.batches(BATCH))
+        count = together.own_count(data, BATCH)
+        with (
+            stages.stage("smooth", None if count is None else count * len(blocks)) as advance,
+            store.scratch() as scratch,
+        ):
+            boundary = Boundary(scratch, lambda: together.own(data, BATCH))
             return smoothing(model, ready.plan, readers, blocks, boundary, advance)
 
     def key() -> tuple[object, ...]:
@@ -116,5 +124,4 @@ def _calibrated(
     key = (digest(model), data.fingerprint(), rule, reserved, device)
     blocks = parts_of(model, ready.plan, needed, ready.block_bytes, apart=reserved > 0)
     blockwise = Blockwise(blocks, made, store, key, rounds if ready.plan.recipe.sequential else None)
-    count = None if data.samples is None else -(-data.samples // BATCH)
-    return blockwise.statistics(lambda: data.batches(BATCH), count, stages)
+    return blockwise.statistics(lambda: together.own(data, BATCH), together.own_count(data, BATCH), stages)

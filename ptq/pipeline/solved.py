@@ -25,7 +25,6 @@ from ptq.pipeline.finite import check_matrix
 from ptq.pipeline.stages import Advance, Stages
 from ptq.qtensor import QTensor
 from ptq.ranges import affine
-from ptq.ranks import ranks
 from ptq.recipe import Plan
 from ptq.solve import Curvature, on_grid
 
@@ -156,10 +155,10 @@ def solved_sites(given: Given, stages: Stages) -> dict[str, Solved]:
 
 def solve(given: Given, sites: Sequence[Site], advance: Advance = lambda: None) -> dict[str, Solved]:
     """Some sites in all their sizes; several ranks do each a part of them, and have all in the end."""
-    owners = ranks().owners([_cost(given.plan, site) for site in sites])
+    own = together.dealt({site.name: _cost(given.plan, site) for site in sites})
     kept, solved = {}, {}
-    for site, owner in zip(sites, owners, strict=True):
-        if owner == ranks().rank:
+    for site in sites:
+        if site.name in own:
             kept[site.name] = _sizes(given, site)
             solved[site.name] = _solved(given, site, kept[site.name])
             heap.trim()

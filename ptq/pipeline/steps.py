@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,22 @@ class Steps:
             self.executions,
             lambda site: is_on_grid(model, self.plan, site),
             self._batches,
+            self._gather,
             self._moments,
+            together.each,
             advance,
         )
 
     def _batches(self) -> Iterable[Batch]:
         return () if self.data is None else self.data.batches(BATCH)
 
+    def _own(self) -> Iterable[Batch]:
+        return () if self.data is None else together.own(self.data, BATCH)
+
+    def _gather(self, observers: Mapping[str, Any], see: Callable[[Batch], None]) -> None:
+        for batch in self._own():
+            see(batch)
+        together.merge(observers)
+
     def _moments(self, model: Model, sites: Sequence[Site]) -> Mapping[str, Moment]:
-        return calibrate(model, sites, (), MINMAX, together.own(self._batches())).moments
+        return calibrate(model, sites, (), MINMAX, self._own()).moments

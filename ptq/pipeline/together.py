@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
 
-from calibration.batch import Batch
+from calibration.batch import Batch, Share
 from calibration.dataset import Dataset
 from calibration.observers import Moments
 from ptq import distributed
@@ -51,13 +50,35 @@ def least(number: int) -> int:
     return min(distributed.gathered(number))
 
 
-def own(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of this rank, with the number of samples before each in all."""
-    here, start = ranks(), 0
-    for place, batch in enumerate(batches):
-        if place % here.size == here.rank:
-            yield replace(batch, start=start)
-        start += batch.size
+def own(data: Dataset, size: int) -> Iterator[Batch]:
+    """The batches of this rank, of up to `size` samples, with the number of samples before each in all."""
+    here = ranks()
+    return data.batches(size, Share(here.rank, here.size))
+
+
+def own_count(data: Dataset, size: int) -> int | None:
+    """How many those are; None when only a walk through the data would tell."""
+    here = ranks()
+    return None if data.samples is None else len(range(here.rank, -(-data.samples // size), here.size))
+
+
+def dealt(costs: Mapping[Name, float]) -> frozenset[Name]:
+    """Those of several things that this rank does, so that all have about as much to do."""
+    here = ranks()
+    owners = here.owners([*costs.values()])
+    return frozenset(name for name, owner in zip(costs, owners, strict=True) if owner == here.rank)
+
+
+def collected(names: Iterable[Name], found: Mapping[Name, T]) -> dict[Name, T]:
+    """What the ranks have found of several things, each of those that were `dealt` to it."""
+    whole = {name: value for part in distributed.gathered(dict(found)) for name, value in part.items()}
+    return {name: whole[name] for name in names}
+
+
+def each(costs: Mapping[Name, float], find: Callable[[Name], T]) -> dict[Name, T]:
+    """Something for each of several things, by what they cost: each rank finds a part of it."""
+    own = dealt(costs)
+    return collected(costs, {name: find(name) for name in costs if name in own})
 
 
 def merge(observers: Mapping[Name, Seen]) -> None:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final, Self
 
 import torch
 from torch import Tensor
 
+from calibration.batch import Batch
 from calibration.observers import Mean, Moment
 from ptq.errors import OptionError
 from ptq.lowering import Execution
@@ -63,17 +65,15 @@ class Awq:
         if not inputs:
             raise OptionError("--step awq finds no quantized matrix product; leave it out")
         sizes = _magnitudes(model, inputs, setting)
-        factors, worth = {}, {}
+        found: dict[str, tuple[float, Tensor]] = {}
         for part in _parts(inputs):
             moments = setting.moments(model, [inputs[name][0] for name in part])
-            for name in part:
-                moment = moments[inputs[name][0].name]
-                worth[name], factors[name] = _best(model, setting, inputs[name], moment, sizes[name])
-                setting.advance()
-        paying = {name: sites for name, sites in inputs.items() if worth[name] < _WORTH}
+            best = partial(_best, model, setting, inputs, moments, sizes)
+            found |= setting.each({name: _cost(inputs[name]) for name in part}, best)
+        paying = {name: sites for name, sites in inputs.items() if found[name][0] < _WORTH}
         if not paying:
             raise OptionError("--step awq finds no input whose channels differ enough for it to gain; leave it out")
-        return folded(model, setting, paying, factors, "awq")
+        return folded(model, setting, paying, {name: factors for name, (_, factors) in found.items()}, "awq")
 
 
 def strengths(size: Tensor, strength: float) -> Tensor:
@@ -86,10 +86,13 @@ def _magnitudes(model: Model, inputs: Mapping[str, Sequence[Site]], setting: Set
     """The mean magnitude of each channel of the inputs."""
     session = magnitudes(model.graph, inputs)
     means = {name: Mean() for name in inputs}
-    for batch in setting.batches():
+
+    def see(batch: Batch) -> None:
         found = dict(zip(session.outputs, map(torch.from_numpy, session.run(batch.feeds)), strict=True))
         for name, mean in means.items():
             mean.add(found[magnitude_as(name)], batch.size)
+
+    setting.gather(means, see)
     return {name: mean.result().float() for name, mean in means.items()}
 
 
@@ -107,19 +110,32 @@ def _parts(inputs: Mapping[str, Sequence[Site]]) -> Iterator[list[str]]:
     yield part
 
 
-def _best(model: Model, setting: Setting, sites: Sequence[Site], moment: Moment, size: Tensor) -> tuple[float, Tensor]:
-    """The factors of least error, and what they leave of it."""
-    tasks = []
-    for site in sites:
+def _cost(sites: Sequence[Site]) -> float:
+    """About what it takes to try the products with an input."""
+    return float(sum(min(site.rows, _ROWS) * site.columns**2 for site in sites))
+
+
+def _best(
+    model: Model,
+    setting: Setting,
+    inputs: Mapping[str, Sequence[Site]],
+    moments: Mapping[str, Moment],
+    sizes: Mapping[str, Tensor],
+    name: str,
+) -> tuple[float, Tensor]:
+    """What the factors of least error leave of it for the products with an input, and those factors."""
+    tasks, moment = [], moments[inputs[name][0].name]
+    for site in inputs[name]:
         method = setting.methods[site.name]
         if method is None:
             raise AssertionError
         weight = torch.from_numpy(model.matrix(site).copy())
         gram = moment.centred() if model.has_own_bias(site) else moment.gram
         tasks.append((weight[:: -(-len(weight) // _ROWS)], method.scheme, gram[0].float()))
-    candidates = [strengths(size, strength) for strength in _STRENGTHS]
+    candidates = [strengths(sizes[name], strength) for strength in _STRENGTHS]
     errors = [sum(_error(*task, factors) for task in tasks) for factors in candidates]
     least = min(errors)
+    setting.advance()
     return least / errors[0] if errors[0] else 1.0, candidates[errors.index(least)]
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Self
 import torch
 from torch import Tensor
 
+from calibration.batch import Batch
 from calibration.observers import Channels
 from ptq.errors import OptionError
 from ptq.lowering import Execution
@@ -64,12 +65,15 @@ class SmoothQuant:
             raise OptionError("--step smoothquant finds no matrix product whose input is rounded; leave it out")
         seen = {name: Channels.of(sites[0].columns) for name, sites in inputs.items()}
         session = channelled(model.graph, seen)
-        for batch in setting.batches():
+
+        def see(batch: Batch) -> None:
             found = dict(zip(session.outputs, map(torch.from_numpy, session.run(batch.feeds)), strict=True))
             for name, channels in seen.items():
                 low, high, power = (found[part] for part in channels_as(name))
                 channels.add(low, high, power, batch.size)
             setting.advance()
+
+        setting.gather(seen, see)
         factors = {}
         for name, sites in inputs.items():
             largest = torch.maximum(-seen[name].low, seen[name].high)

@@ -51,7 +51,7 @@ def targets(folder: Path) -> dict[str, Callable[[bytes], object]]:
                 for name, header in table.headers.items():
                     if header.sample_bytes < 1 << 24:
                         take = reader(name)
-                        take(1), take(3)
+                        take(0, 1), take(1, 3)
 
     def weights(data: bytes) -> None:
         try:
