@@ -24,8 +24,8 @@ import click
 import numpy as np
 import runs
 
-COLUMNS = ("scaling", "processes", "samples", "calibrate", "quantize", "both", "one against it", "file")
-_SHARED = ("calibrate", "quantize")
+_SHARED = ("smooth", "calibrate", "quantize", "allocate")
+COLUMNS = ("scaling", "processes", "samples", *_SHARED, "all", "one against it", "file")
 
 
 @click.command()
@@ -55,10 +55,7 @@ def main(model: Path, data: Path, *, sizes: Sequence[int], samples: int, rounds:
 
 def _cells(kind: str, size: int, samples: int, figures: dict[int, list[dict[str, Any]]]) -> Iterator[str]:
     yield from (kind, str(size), str(samples))
-    medians = {
-        n: {s: statistics.median(f["stages"].get(s, 0.0) for f in found) for s in _SHARED}
-        for n, found in figures.items()
-    }
+    medians = {each: _medians(found) for each, found in figures.items()}
     totals = {each: sum(found.values()) for each, found in medians.items()}
     yield from (f"{medians[size][stage]:.1f} s" for stage in _SHARED)
     yield f"{totals[size]:.1f} s"
