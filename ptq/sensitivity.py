@@ -61,11 +61,15 @@ def output_effects(
     own: Container[str],
     batches: Sequence[Feeds],
     advance: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
+) -> Iterator[tuple[str, float]]:
     """Error power over power of all outputs when only the initializers of a site differ, by site, for those in `own`.
 
     Sites in the order of execution are fastest: what comes before them is not run again. It stops at every site, so
     that what is found of one is the same to the last bit whichever others are in `own`.
+
+    Raises:
+        ModelError: the outputs are not finite.
+
     """
     narrow, replaced = with_narrow_heads(model)
     front = Front(narrow, batches)
@@ -73,15 +77,14 @@ def output_effects(
     power = sum(_power(out.astype(np.float64)) for outs in outputs for out in outs.values())
     if not np.isfinite(power):
         raise ModelError("the outputs of the model on the calibration data are not finite; check both")
-    least, effects = np.finfo(np.float64).tiny, {}
+    least = np.finfo(np.float64).tiny
     for change in changes:
         front.move(change.names)
         if change.site in own:
             wide = front.through(model) if replaced & {*change.names} else None
             expected = outputs if wide is None else _outputs(wide, {})
-            effects[change.site] = _error(_outputs(wide or front, change.arrays()), expected) / max(power, least)
+            yield change.site, _error(_outputs(wide or front, change.arrays()), expected) / max(power, least)
         advance()
-    return effects
 
 
 def _outputs(front: Front, arrays: Feeds) -> Iterator[Feeds]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import graphs
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+import ptq
 from calibration.dataset import fit
 from calibration.sources import open_data
 from ptq.errors import ModelError
 from ptq.lowering import find_activations
 from ptq.model.graph import Model
 from ptq.model.heads import with_narrow_heads
-from ptq.pipeline import together
+from ptq.pipeline import importance, together
 from ptq.pipeline.calibrate import Statistics, calibrate
 from ptq.ranks import Ranks
 from ptq.sensitivity import Change, samples_needed, token_positions
@@ -37,7 +40,7 @@ def output_effects(
     model: Model, changes: list[tuple[str, Mapping[str, np.ndarray]]], batches: list[dict[str, np.ndarray]]
 ) -> dict[str, float]:
     own = [name for name, _ in changes]
-    return effects_of_own(model, [change(*each) for each in changes], own, batches)
+    return dict(effects_of_own(model, [change(*each) for each in changes], own, batches))
 
 
 def change(name: str, arrays: Mapping[str, np.ndarray]) -> Change:
@@ -78,11 +81,37 @@ def test_parts_of_the_sites_are_measured_as_all_are_to_the_last_bit(
     for rank in range(2):
         monkeypatch.setattr("ptq.ranks._JOINED", [Ranks(rank, 2)])
         own = together.dealt({name: float(len(arrays) - place) for place, name in enumerate(arrays)})
-        part = effects_of_own(model, map(noted, arrays), own, batches)
+        part = dict(effects_of_own(model, map(noted, arrays), own, batches))
         assert part.keys() == own < arrays.keys()
         found |= part
     assert sorted(made) == sorted(arrays)
     assert found == everything
+
+
+def test_a_run_that_was_killed_measures_only_what_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    network, measured = graphs.residual(), list[str]()
+    samples = feeds(Model.of(ir.from_proto(network)), 12)
+
+    def run(cache: str, most: int) -> bytes:
+        def noted(*given: Any) -> Iterator[tuple[str, float]]:
+            for found in effects_of_own(*given):
+                if len(measured) == most:
+                    raise KeyboardInterrupt
+                measured.append(found[0])
+                yield found
+
+        monkeypatch.setattr(importance, "output_effects", noted)
+        monkeypatch.setenv("PTQ_CACHE", str(tmp_path / cache))
+        return ptq.quantize(network, samples, bits=5.5).content
+
+    with pytest.raises(KeyboardInterrupt):
+        run("one", 2)
+    resumed = run("one", 9)
+    once = [*measured]
+    assert len(once) == len({*once}) > 2
+    assert run("one", 9) == resumed
+    assert measured == once
+    assert run("other", 99) == resumed
 
 
 def test_outputs_that_are_not_finite_are_refused(model: Model) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -62,8 +63,8 @@ def _worths(given: Given, solved: Mapping[str, Solved], measured: Dataset, stage
     own = together.dealt(dict.fromkeys(solved, 1.0))
     with stages.stage("allocate", len(sites)) as advance:
         batches = [batch.feeds for batch in measured.batches(BATCH)]
-        grams = together.collected(solved, output_grams(given.model, sites, own, batches, advance))
-    gamma = likeness(orthogonality([*grams.values()]))
+        grams = together.joined(output_grams(given.model, sites, own, batches, advance))
+    gamma = likeness(orthogonality([grams[name] for name in solved]))
     found = worths(thetas(gamma - gamma.min(), BETA if beta is None else beta))
     return dict(zip(solved, found.tolist(), strict=True))
 
@@ -71,30 +72,28 @@ def _worths(given: Given, solved: Mapping[str, Solved], measured: Dataset, stage
 def _effects(
     given: Given, statistics: Statistics, solved: Mapping[str, Solved], measured: Dataset, stages: Stages
 ) -> dict[str, float]:
-    """What each site on its base rung does to the output.
+    """What each site on its base rung does to the output; each is kept as soon as it is known.
 
     The site is rounded anew for it, on the scales that it has, without the samples it is measured on, where there are
     enough of them.
     """
-    model = given.model
+    model, store = given.model, given.store
+    alike = (digest(model), measured.fingerprint(), sorted(statistics.apart), [*solved])
 
-    def made() -> dict[str, float]:
-        behind = {name: float(len(solved) - place) for place, name in enumerate(solved)}
-        changes = (_change(model, found, statistics) for found in solved.values())
+    def key(name: str) -> Callable[[], tuple[object, ...]]:
+        return lambda: (*alike, name, solved[name].sizes.path.name)
+
+    kept = {name: store.find("effect", key(name)) for name in solved}
+    found = together.joined({name: each.load() for name, each in kept.items() if each is not None})
+    behind = {name: float(len(solved) - place) for place, name in enumerate(solved) if name not in found}
+    if behind:
+        changes = (_change(model, each, statistics) for each in solved.values())
+        batches, own = [batch.feeds for batch in measured.batches(BATCH)], dict[str, float]()
         with stages.stage("allocate", len(solved)) as advance:
-            batches = [batch.feeds for batch in measured.batches(BATCH)]
-            found = output_effects(model, changes, together.dealt(behind), batches, advance)
-            return together.collected(solved, found)
-
-    def key() -> tuple[object, ...]:
-        return (
-            digest(model),
-            measured.fingerprint(),
-            sorted(statistics.apart),
-            [each.sizes.path.name for each in solved.values()],
-        )
-
-    return together.get(given.store, "effects", key, made)
+            for name, effect in output_effects(model, changes, together.dealt(behind), batches, advance):
+                own[name] = store.get("effect", key(name), partial(float, effect))
+            found |= together.joined(own)
+    return {name: found[name] for name in solved}
 
 
 def _change(model: Model, solved: Solved, statistics: Statistics) -> Change:

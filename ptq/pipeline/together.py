@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -69,16 +69,16 @@ def dealt(costs: Mapping[Name, float]) -> frozenset[Name]:
     return frozenset(name for name, owner in zip(costs, owners, strict=True) if owner == here.rank)
 
 
-def collected(names: Iterable[Name], found: Mapping[Name, T]) -> dict[Name, T]:
-    """What the ranks have found of several things, each of those that were `dealt` to it."""
-    whole = {name: value for part in distributed.gathered(dict(found)) for name, value in part.items()}
-    return {name: whole[name] for name in names}
+def joined(found: Mapping[Name, T]) -> dict[Name, T]:
+    """What all ranks have found of several things, by rank."""
+    return {name: value for part in distributed.gathered(dict(found)) for name, value in part.items()}
 
 
 def each(costs: Mapping[Name, float], find: Callable[[Name], T]) -> dict[Name, T]:
     """Something for each of several things, by what they cost: each rank finds a part of it."""
     own = dealt(costs)
-    return collected(costs, {name: find(name) for name in costs if name in own})
+    found = joined({name: find(name) for name in costs if name in own})
+    return {name: found[name] for name in costs}
 
 
 def merge(observers: Mapping[Name, Seen]) -> None:
