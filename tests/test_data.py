@@ -56,6 +56,16 @@ def test_files_hold_what_was_saved(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(together, array)
 
 
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_the_byte_order_of_another_machine_is_that_of_this_one_when_read(tmp_path: Path, kind: str) -> None:
+    array = images()
+    swapped = fit(open_data(saved(tmp_path, kind, array.astype(array.dtype.newbyteorder()))), IMAGE)
+    (batch,) = swapped.batches(6)
+    assert batch.feeds["x"].dtype.isnative
+    np.testing.assert_array_equal(batch.feeds["x"], array)
+    assert swapped.fingerprint() == fit(open_data({"x": array}), IMAGE).fingerprint()
+
+
 @pytest.mark.parametrize("kind", ["npz", "npy", "pt", "safetensors"])
 def test_the_kind_is_found_by_looking_inside(tmp_path: Path, kind: str) -> None:
     path = saved(tmp_path, kind, images()).rename(tmp_path / "data.bin")

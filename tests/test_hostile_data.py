@@ -119,3 +119,14 @@ def test_a_damaged_image_says_nothing_but_its_name(tmp_path: Path, capfd: pytest
         with contextlib.suppress(DataError):
             fit(source, [InputSpec("x", "float32", ("n", 3, 8, 8))])
     assert capfd.readouterr().err == ""
+
+
+def test_a_tensor_that_repeats_a_few_bytes_for_hours_is_not_walked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "_MUCH_BYTES", 1 << 20)
+    torch.save({"x": torch.zeros(1).expand(4, 3)}, tmp_path / "few.pt")
+    torch.save({"x": torch.zeros(1).expand(10**10, 3)}, tmp_path / "many.pt")
+    assert fit(open_data(tmp_path / "few.pt"), X).samples == 4
+    with pytest.raises(DataError, match=r"unpacks to 120\.0 GB, \d+ times its size"):
+        open_data(tmp_path / "many.pt")
