@@ -241,6 +241,14 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     np.testing.assert_allclose(batches[0].feeds["x"], 1.0)
 
 
+def test_a_grey_image_of_16_bits_is_as_bright_as_one_of_8(tmp_path: Path) -> None:
+    grey = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+    for number, pixels in enumerate((grey, grey.astype(np.uint16) * 257)):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    first, second = fit(open_data(tmp_path, OPTIONS), IMAGE).batches(1)
+    np.testing.assert_array_equal(first.feeds["x"], second.feeds["x"])
+
+
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--image-size"):
         open_data(tmp_path)
