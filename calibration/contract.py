@@ -81,9 +81,13 @@ def check_headers(headers: Mapping[str, Header], inputs: Sequence[InputSpec], ti
 
 
 def converted(array: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """The array in the dtype of the input; what that does not hold is infinite, and refused as such."""
+    """The array in the dtype of the input and in this machine's byte order.
+
+    What that does not hold is infinite, and refused as such.
+    """
+    same = array.dtype.name == spec.dtype and array.dtype.isnative
     with np.errstate(over="ignore"):
-        return array if array.dtype.name == spec.dtype else array.astype(spec.dtype)
+        return array if same else array.astype(spec.dtype)
 
 
 def check_finite(array: np.ndarray, name: str, title: str, first: int = 0) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,10 +18,18 @@ from calibration.contract import LABELS
 from calibration.tables import ONLY
 from ptq.errors import DataError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 # what it tells to nobody would go to the standard error; what it cannot read is an error
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Whatever a file is called: others have readers that run programs, Ghostscript for one."""
+
+_MOST_PIXELS = 1 << 27
+"""Of an image that was resized; one that is long and thin would take any memory."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +88,42 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 def _load(path: Path, options: ImageOptions) -> np.ndarray:
     from PIL import Image, ImageOps
 
+    if not path.is_file():
+        raise DataError(f"the image {path} is no file; remove it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is odd and can be read
-            with Image.open(path) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
+            with Image.open(path, formats=_FORMATS) as opened:
+                image = _in_colour(ImageOps.exif_transpose(opened))
     except Exception as error:  # the readers of formats raise any, by what is damaged
         raise _unreadable(path, error) from error
     scale = options.size / min(image.size)
     width, height = (max(options.size, round(side * scale)) for side in image.size)
+    if width * height > _MOST_PIXELS:
+        shown = "{} x {}".format(*image.size)
+        raise DataError(
+            f"the image {path} of {shown} pixels takes {width} x {height} at --image-size {options.size}; crop it, or "
+            f"give a smaller size"
+        )
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - options.size) // 2, (height - options.size) // 2
     image = image.crop((left, top, left + options.size, top + options.size))
     pixels = np.asarray(image, np.float32) / np.float32(255)
     normal = (pixels - np.array(options.mean, np.float32)) / np.array(options.std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
+
+
+def _in_colour(image: Image) -> Image:
+    """An image in 8 bits of red, green and blue.
+
+    Raises:
+        ValueError: it has pixels of 32 bits, of which nothing says what is white.
+
+    """
+    from PIL.Image import fromarray
+
+    if image.mode.startswith("I;16"):  # which Pillow would clip
+        return fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in {"I", "F"}:
+        raise ValueError("its pixels have 32 bits, and it does not say what is white")
+    return image.convert("RGB")

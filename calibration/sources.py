@@ -18,7 +18,7 @@ import numpy as np
 from calibration.batch import Item, Raw
 from calibration.contract import LABELS
 from calibration.images import ImageOptions, image_batches
-from calibration.stored import NumpyFile, SafetensorsFile, reading
+from calibration.stored import NumpyFile, SafetensorsFile, check_unpacked, reading
 from calibration.tables import ONLY, Arrays, Table
 from ptq.errors import DataError
 
@@ -147,6 +147,7 @@ def _read_torch(path: Path, title: str) -> Mapping[str, np.ndarray]:
         kind = type(loaded).__name__
         raise DataError(f"{title} holds a {kind}; save a tensor or a dictionary of tensors by input name")
     try:
+        check_unpacked(sum(value.numel() * value.element_size() for value in tensors.values()), path, title)
         return {str(name): value.detach().numpy() for name, value in tensors.items()}
     except (RuntimeError, TypeError) as error:
         raise DataError(f"{title} holds tensors that numpy has not ({_line(error)}); save float32") from error

@@ -92,16 +92,10 @@ class NumpyFile(_File):
             yield [each.removesuffix(".npy") for each in archive.namelist()], member
 
     def _check_unpacked(self) -> None:
-        """Refuse an archive that a few bytes make go on for hours; only masks are packed so well, and take little."""
         if not self._zipped:
             return
         with zipfile.ZipFile(self.path) as archive:
-            claimed, size = sum(info.file_size for info in archive.infolist()), self.path.stat().st_size
-        if claimed > max(_MUCH_BYTES, _MOST_TIMES * size):
-            raise DataError(
-                f"{self.title} unpacks to {claimed / 1e9:.1f} GB, {claimed // size} times its size; if that is meant, "
-                f"save it uncompressed"
-            )
+            check_unpacked(sum(info.file_size for info in archive.infolist()), self.path, self.title)
 
     def _checked(self, name: str, file: IO[bytes], size: int) -> Header:
         with file:
@@ -190,6 +184,21 @@ class SafetensorsFile(_File):
                 yield file
         except (SafetensorError, OSError) as error:
             raise unreadable(self.title, error) from error
+
+
+def check_unpacked(claimed: int, path: Path, title: str) -> None:
+    """Refuse a file that a few bytes make go on for hours; only masks are packed so well, and take little.
+
+    Raises:
+        DataError: its arrays claim to come to far more bytes than it has.
+
+    """
+    size = path.stat().st_size
+    if claimed > max(_MUCH_BYTES, _MOST_TIMES * size):
+        raise DataError(
+            f"{title} unpacks to {claimed / 1e9:.1f} GB, {claimed // size} times its size; if that is meant, save it "
+            f"uncompressed"
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptq.assignment import Budget, assign
-from ptq.errors import OptionError
+from ptq.errors import OptionError, rounded_up
 from ptq.ladder import Ladder
 from ptq.scheme import FLOAT_BITS
 
@@ -157,8 +157,8 @@ def _budget(bits: float, weights: int, least: int) -> float:
     """What so many bits a weight come to; rounding makes them no less than `least`, where that is what they are."""
     if least / weights > bits:
         raise OptionError(
-            f"--bits {bits:g} is below the {least / weights:.3f} bits per weight that the smallest choice "
-            f"takes, scales included; give at least {_ceil(least / weights)}, or a narrower format"
+            f"--bits {bits:.10g} is below the {rounded_up(least / weights, 3)} bits per weight that the smallest "
+            f"choice takes, scales included; give at least as much, or a narrower format"
         )
     return max(bits * weights, least)
 
@@ -245,7 +245,3 @@ def _share(ladder: Ladder, effect: float) -> NDArray[np.float64]:
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused where it is used
         part: NDArray[np.float64] = error / whole * effect
     return part
-
-
-def _ceil(bits: float) -> str:
-    return f"{np.ceil(bits * 100) / 100:.2f}"

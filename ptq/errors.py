@@ -81,6 +81,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names) or 'none'}"
 
 
+def rounded_up(number: float, digits: int) -> str:
+    """A number with so many digits behind the point, such that whoever gives what is shown gives no less."""
+    shown = f"{number:.{digits}f}"
+    return shown if float(shown) >= number else f"{number + 10.0**-digits:.{digits}f}"
+
+
 def first_line(error: BaseException) -> str:
     """The type and first line of the error at the root of a chain, cut to a readable length."""
     while error.__cause__ is not None:

@@ -93,7 +93,7 @@ def shared_inputs(model: Model, setting: Setting, executions: Container[Executio
     """By the tensor that they read, the matrix products that compute so and may be scaled: all of them, or none."""
     found: dict[str, list[Site]] = {}
     for site in model.sites:
-        if site.op in PRODUCTS and len(site.uses) == 1 and setting.executions[site.name] in executions:
+        if site.op in PRODUCTS and model.has_own_weight(site) and setting.executions[site.name] in executions:
             found.setdefault(site.uses[0].input, []).append(site)
     return {
         name: sites
@@ -106,7 +106,7 @@ def folded(
     model: Model, setting: Setting, inputs: Mapping[str, Sequence[Site]], factors: Mapping[str, Tensor], name: str
 ) -> tuple[Model, str]:
     """The model with inputs divided by factors `(in,)`, and what was done."""
-    layers = {site.uses[0].node for site in model.sites if len(site.uses) == 1 and not setting.on_grid(site)}
+    layers = {site.uses[0].node for site in model.sites if model.has_own_weight(site) and not setting.on_grid(site)}
     rescalings = [Rescaling(sites, (1 / factors[name]).numpy()) for name, sites in inputs.items()]
     made = rescaled(model, rescalings, layers)
     count, added = len(inputs), len(made.graph.graph) - len(model.graph.graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -152,9 +153,16 @@ def test_more_bits_than_everything_takes() -> None:
     assert spent < 10
 
 
-def test_less_bits_than_one_point_takes() -> None:
-    with pytest.raises(OptionError, match="give at least"):
-        allocation.by_bits({"a": ladder(40, 64)}, {"a": 1.0}, 4.0, per_layer=False)
+@pytest.mark.parametrize("columns", [7, 11, 24, 33, 64, 97])
+def test_less_bits_than_one_point_takes(columns: int) -> None:
+    """Whoever gives the number that is said has it accepted, and one digit less has not."""
+    ladders = {"a": ladder(40, columns)}
+    with pytest.raises(OptionError, match=r"give at least as much") as caught:
+        allocation.by_bits(ladders, {"a": 1.0}, 4.0, per_layer=False)
+    (least,) = re.findall(r"--bits 4 is below the (\S+) bits", str(caught.value))
+    allocation.by_bits(ladders, {"a": 1.0}, float(least), per_layer=False)
+    with pytest.raises(OptionError, match=re.escape(f"is below the {least} bits")):
+        allocation.by_bits(ladders, {"a": 1.0}, float(least) - 0.0011, per_layer=False)
 
 
 @pytest.mark.parametrize("per_layer", [False, True])

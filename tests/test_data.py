@@ -56,6 +56,16 @@ def test_files_hold_what_was_saved(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(together, array)
 
 
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_the_byte_order_of_another_machine_is_that_of_this_one_when_read(tmp_path: Path, kind: str) -> None:
+    array = images()
+    swapped = fit(open_data(saved(tmp_path, kind, array.astype(array.dtype.newbyteorder()))), IMAGE)
+    (batch,) = swapped.batches(6)
+    assert batch.feeds["x"].dtype.isnative
+    np.testing.assert_array_equal(batch.feeds["x"], array)
+    assert swapped.fingerprint() == fit(open_data({"x": array}), IMAGE).fingerprint()
+
+
 @pytest.mark.parametrize("kind", ["npz", "npy", "pt", "safetensors"])
 def test_the_kind_is_found_by_looking_inside(tmp_path: Path, kind: str) -> None:
     path = saved(tmp_path, kind, images()).rename(tmp_path / "data.bin")
@@ -229,6 +239,14 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert [batch.feeds["x"].shape for batch in batches] == [(1, 3, 8, 8)] * 3
     assert [int(batch.labels[0]) for batch in batches if batch.labels is not None] == [0, 1, 2]
     np.testing.assert_allclose(batches[0].feeds["x"], 1.0)
+
+
+def test_a_grey_image_of_16_bits_is_as_bright_as_one_of_8(tmp_path: Path) -> None:
+    grey = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+    for number, pixels in enumerate((grey, grey.astype(np.uint16) * 257)):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    first, second = fit(open_data(tmp_path, OPTIONS), IMAGE).batches(1)
+    np.testing.assert_array_equal(first.feeds["x"], second.feeds["x"])
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:

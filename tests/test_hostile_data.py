@@ -110,6 +110,26 @@ def test_samples_are_numbered_or_not(tmp_path: Path) -> None:
             fit(open_data(tmp_path / "a.npz"), X)
 
 
+def test_what_only_is_called_an_image_is_not_run_or_waited_for(tmp_path: Path) -> None:
+    """Pillow gives PostScript to a program that runs it, whatever the file is called."""
+    script, pipe, long = (tmp_path / f"{name}.png" for name in ("script", "pipe", "long"))
+    whites = tmp_path / "whites.tiff"
+    script.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(marker) (w) file closefile\n%%EOF")
+    os.mkfifo(pipe)
+    Image.new("1", (1, 1 << 16)).save(long)
+    Image.new("F", (9, 9)).save(whites)
+    refused = {
+        long: "of 1 x 65536 pixels takes 128 x 8388608",
+        pipe: "is no file",
+        script: "cannot identify image file",
+        whites: "does not say what is white",
+    }
+    for path, words in refused.items():
+        with pytest.raises(DataError, match=words):
+            fit(open_data(tmp_path, ImageOptions(128, (0.5,) * 3, (0.5,) * 3)), [InputSpec("x", "float32", None)])
+        path.unlink()
+
+
 def test_a_damaged_image_says_nothing_but_its_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.tiff")
     whole = (tmp_path / "a.tiff").read_bytes()
@@ -119,3 +139,14 @@ def test_a_damaged_image_says_nothing_but_its_name(tmp_path: Path, capfd: pytest
         with contextlib.suppress(DataError):
             fit(source, [InputSpec("x", "float32", ("n", 3, 8, 8))])
     assert capfd.readouterr().err == ""
+
+
+def test_a_tensor_that_repeats_a_few_bytes_for_hours_is_not_walked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "_MUCH_BYTES", 1 << 20)
+    torch.save({"x": torch.zeros(1).expand(4, 3)}, tmp_path / "few.pt")
+    torch.save({"x": torch.zeros(1).expand(10**10, 3)}, tmp_path / "many.pt")
+    assert fit(open_data(tmp_path / "few.pt"), X).samples == 4
+    with pytest.raises(DataError, match=r"unpacks to 120\.0 GB, \d+ times its size"):
+        open_data(tmp_path / "many.pt")

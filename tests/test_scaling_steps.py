@@ -138,7 +138,9 @@ def test_a_strength_needs_a_reader() -> None:
 
 
 def test_smoothquant_needs_rounded_inputs() -> None:
-    with pytest.raises(OptionError, match=r"finds no matrix product whose input is rounded; leave it out$"):
+    with pytest.raises(
+        OptionError, match=r"finds no product with a weight of its own whose input is rounded; leave it out$"
+    ):
         ptq.quantize(
             NETWORKS["tokens"], feeds(NETWORKS["tokens"]), method="rtn", activations="none", steps="smoothquant"
         )

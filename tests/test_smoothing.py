@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import ptq
+from ptq.errors import OptionError
 from ptq.model.graph import Model
 from ptq.model.rescale import Rescaling, normalized, rescaled
 from ptq.model.session import Session
@@ -203,3 +204,16 @@ def test_inputs_are_smoothed_for_weights_as_fine_as_they_become(options: dict[st
     plan = Recipe.of({"activations": "dynamic", **options}).plan(model.sites, has_data=True)
     site = next(site for site in model.sites if site.products)
     assert plan.limit(site.name) == limit
+
+
+def test_a_weight_in_two_layouts_is_scaled_for_neither() -> None:
+    """Two layers read it, and what is scaled for one would be another weight for the other."""
+    body = "h = MatMul (x, w)\n r = Relu (h)\n y = Gemm <transB = 1> (r, w)"
+    proto = graphs.model(body, f"float[n, {K}] x", f"float[n, {K}] y", {"w": (K, K)})
+    data = {"x": feeds()["x"].reshape(-1, K)}
+    result = ptq.quantize(proto, data, method="rtn", weights="int8", activations="dynamic")
+    expected, got = (Session(each).run(data)[0] for each in (proto.SerializeToString(), result.content))
+    assert 10 * np.log10((expected**2).sum() / ((expected - got) ** 2).sum()) > 20
+    for step in ("awq", "smoothquant"):
+        with pytest.raises(OptionError, match="a weight of its own"):
+            ptq.quantize(proto, data, method="rtn", weights="int8", steps=(step,))

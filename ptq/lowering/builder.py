@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ptq.errors import ModelError
+from ptq.model.naming import SHARED
 
 
 class StoredType(NamedTuple):
@@ -34,9 +35,6 @@ STORED: Final = {
     "BFLOAT16": StoredType(ml_dtypes.bfloat16, ir.DataType.BFLOAT16, 13),
 }
 """The types that weights and scales are stored in: ONNX Runtime reads them on the CPU, in the opsets of our files."""
-
-_SHARED = "ptq"
-"""What the names of initializers that many builders use begin with."""
 
 
 class Builder:
@@ -75,7 +73,7 @@ class Builder:
             ModelError: the graph holds another initializer of that name.
 
         """
-        full = f"{_SHARED}/{name}"
+        full = f"{SHARED}/{name}"
         value = self._graph.initializers.get(full)
         if value is None:
             value = ir.Value(name=full, const_value=ir.tensor(array, name=full))

@@ -89,6 +89,11 @@ class Model:
         """A site's weight, `(out, in)`."""
         return site.matrix(self.initializer(site.weight))
 
+    def has_own_weight(self, site: Site) -> bool:
+        """Whether one use of a site is all that quantizes its weight, and the graph does not give it out."""
+        alone = len(site.uses) == 1 and [other.weight for other in self.sites].count(site.weight) == 1
+        return alone and not self.graph.graph.initializers[site.weight].is_graph_output()
+
     def has_own_bias(self, site: Site) -> bool:
         """Whether a site has a bias that nothing else uses."""
         biases = [use.bias for other in self.sites for use in other.uses]

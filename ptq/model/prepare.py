@@ -1,8 +1,8 @@
 """Bring a graph into the form that the rest relies on.
 
 After `prepare`: no local functions, constants are initializers, weights stand in initializers (not behind
-Identity, Cast, Transpose, Reshape or a BatchNorm), shapes are inferred, node names are unique, and the opset is
-one that has INT4.
+Identity, Cast, Transpose, Reshape or a BatchNorm), shapes are inferred, names are unique and none that `ptq` gives
+(`ptq.model.naming`), and the opset is one that has INT4.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import onnx_ir.passes.common as passes
 from ptq.errors import ModelError, first_line
 from ptq.model import fills, idioms
 from ptq.model.derived import derive
+from ptq.model.naming import make_unique, own_tensors
 from ptq.model.validity import opset_of
 
 TARGET_OPSET = 21
@@ -49,7 +50,7 @@ def prepare(model: ir.Model) -> ir.Model:
     """
     opset = opset_of(model.opset_imports)
     prepared = model.clone()
-    _own_constants(prepared)
+    own_tensors(prepared)
     with _quiet():
         passes.RemoveInitializersFromInputsPass()(prepared)
         _inline(prepared)
@@ -62,21 +63,10 @@ def prepare(model: ir.Model) -> ir.Model:
         _fold(prepared)
         passes.RemoveUnusedNodesPass()(prepared)
         passes.RemoveUnusedOpsetsPass()(prepared)
-        passes.NameFixPass()(prepared)
-        _unique_node_names(prepared.graph)
+        make_unique(prepared)
     prepared.opset_imports[""] = max(opset, TARGET_OPSET)
     prepared.ir_version = ir_version(max(opset, TARGET_OPSET))
     return prepared
-
-
-def _own_constants(model: ir.Model) -> None:
-    """Let Constants be the copy's own: where they become initializers they get names, in the caller's proto too."""
-    for node in model.graph.all_nodes():
-        held = node.attributes.get("value") if node.op_type == "Constant" else None
-        if held is not None and isinstance(held.value, ir.TensorProtoTensor):
-            node.attributes["value"] = ir.AttrTensor(
-                "value", ir.serde.deserialize_tensor(ir.serde.serialize_tensor(held.value))
-            )
 
 
 def _inline(model: ir.Model) -> None:
@@ -168,17 +158,6 @@ def _most_followed(graph: ir.Graph) -> int:
 def _length(value: ir.Value) -> int:
     tensor = value.const_value
     return tensor.size if tensor is not None and len(tensor.shape) == 1 else 1
-
-
-def _unique_node_names(graph: ir.Graph) -> None:
-    """Name the unnamed and repeated nodes: later stages and the report refer to nodes by name."""
-    taken: set[str] = set()
-    for index, node in enumerate(graph.all_nodes()):
-        name = node.name or f"{node.op_type}_{index}"
-        while name in taken:
-            name = f"{name}_{index}"
-        taken.add(name)
-        node.name = name
 
 
 @contextmanager

@@ -24,18 +24,15 @@ class Rescaling:
 
 
 def rescaled(model: Model, rescalings: Iterable[Rescaling], layers: Container[str] = ()) -> Model:
-    """A copy of a model with those inputs rescaled for their sites, each of which has one use.
+    """A copy of a model with those inputs rescaled for their sites, each of which has a weight of its own.
 
     Factors go into constants in front that scale channels, and into the rows of the weights of the nodes `layers`,
-    where that does the same; else the input is multiplied. Weights that the graph gives out stay as they are, and so do
-    the inputs of their sites.
+    where that does the same; else the input is multiplied.
     """
     copy = model.graph.clone()
     graph = copy.graph
     nodes = {str(node.name): node for node in graph}
     for how in rescalings:
-        if any(graph.initializers[site.weight].is_graph_output() for site in how.sites):
-            continue
         readers = [nodes[site.uses[0].node] for site in how.sites]
         value = readers[0].inputs[0]
         if value is None:

@@ -145,7 +145,7 @@ def _conv(node: ir.Node, weight: ir.Value) -> Site | None:
         return None
     geometry = Geometry.of(node, shape[2:])
     groups = groups_of(node, shape[0])
-    return Site(_name(node, weight), CONV, _id(weight), shape, groups, transposed=False, uses=(_use(node, geometry),))
+    return Site(named(node, weight), CONV, _id(weight), shape, groups, transposed=False, uses=(_use(node, geometry),))
 
 
 def _gemm(node: ir.Node, weight: ir.Value) -> Site | None:
@@ -157,20 +157,20 @@ def _gemm(node: ir.Node, weight: ir.Value) -> Site | None:
     if not plain:
         return None
     transposed = node.attributes.get_int("transB", 0) == 0
-    return Site(_name(node, weight), GEMM, _id(weight), _shape(weight), 1, transposed, (_use(node, None),))
+    return Site(named(node, weight), GEMM, _id(weight), _shape(weight), 1, transposed, (_use(node, None),))
 
 
 def _matmul(node: ir.Node, weight: ir.Value) -> Site | None:
     if len(_shape(weight)) != 2:
         return None
-    return Site(_name(node, weight), MATMUL, _id(weight), _shape(weight), 1, transposed=True, uses=(_use(node, None),))
+    return Site(named(node, weight), MATMUL, _id(weight), _shape(weight), 1, transposed=True, uses=(_use(node, None),))
 
 
 def _lookup(node: ir.Node, weight: ir.Value) -> Site | None:
     if len(_shape(weight)) != 2 or not _takes_rows(node) or _shape(weight)[0] < _LEAST_TABLE or not _embeds(node):
         return None
     uses = (_use(node, None, biased=False),)
-    return Site(_name(node, weight), node.op_type, _id(weight), _shape(weight), 1, transposed=False, uses=uses)
+    return Site(named(node, weight), node.op_type, _id(weight), _shape(weight), 1, transposed=False, uses=uses)
 
 
 def _takes_rows(node: ir.Node) -> bool:
@@ -206,7 +206,7 @@ def _is_softmax_next(node: ir.Node) -> bool:
 
 def _recurrent(node: ir.Node, weight: ir.Value) -> Site | None:
     uses = (_use(node, None, biased=False),)
-    return Site(_name(node, weight), node.op_type, _id(weight), _shape(weight), 1, transposed=False, uses=uses)
+    return Site(named(node, weight), node.op_type, _id(weight), _shape(weight), 1, transposed=False, uses=uses)
 
 
 _LEAST_TABLE = 16
@@ -280,7 +280,7 @@ def _named_apart(sites: Iterable[Site]) -> Iterator[Site]:
         yield replace(site, name=name)
 
 
-def _name(node: ir.Node, weight: ir.Value) -> str:
+def named(node: ir.Node, weight: ir.Value) -> str:
     """The name a user knows: the module's if torch's exporter left it, else the weight's or the node's."""
     module = re.fullmatch(r"(.+)\.weight", _id(weight))
     if module:

@@ -15,7 +15,7 @@ from typing import Final
 
 from calibration.parts import halves
 from calibration.sources import open_data
-from ptq.errors import AuditError, ModelError, OptionError, PtqError, UnmetError
+from ptq.errors import AuditError, ModelError, OptionError, PtqError, UnmetError, rounded_up
 from ptq.pipeline import single
 from ptq.pipeline.job import Job
 from ptq.pipeline.result import Result
@@ -167,8 +167,9 @@ def _unmet(trials: Trials) -> str:
     if not measured:
         return f"{said}, the outputs of all being NaN or Inf; check the calibration data"
     near = _nearest(measured, trials.target_bytes)
+    drop = rounded_up(_number(near.drop), 4)
     return (
-        f"{said}; nearest is {near.recipe} with a drop of {near.drop:.4f} ({trials.measure}) and {near.bytes:,} bytes: "
+        f"{said}; nearest is {near.recipe} with a drop of {drop} ({trials.measure}) and {near.bytes:,} bytes: "
         f"allow as much, or give more calibration data"
     )
 

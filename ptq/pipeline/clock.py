@@ -11,7 +11,7 @@ from ptq.allocation import Rungs, Speed
 from ptq.audit import latency
 from ptq.audit.profile import Profile, profiles
 from ptq.disk import passing
-from ptq.errors import OptionError
+from ptq.errors import OptionError, rounded_up
 from ptq.model.graph import Model
 from ptq.model.save import write
 from ptq.model.session import Session
@@ -72,8 +72,8 @@ class Clock:
             if ratios[-1] <= self.most:
                 return full
         raise OptionError(
-            f"--max-latency {self.most:g}: the fastest that was found takes {min(ratios):.2f} of FP32's time on this "
-            f"machine; give a little more, or another --activations"
+            f"--max-latency {self.most:g}: the fastest that was found takes {rounded_up(min(ratios), 2)} of FP32's "
+            f"time on this machine; give a little more, or another --activations"
         )
 
 

@@ -27,7 +27,7 @@ def smoothable(model: Model, executions: Mapping[str, Execution]) -> dict[str, l
     """The sites that read a tensor, by its name, where its channels may be scaled for them."""
     found: dict[str, list[Site]] = {}
     for site in model.sites:
-        if executions[site.name] is Execution.DYNAMIC and len(site.uses) == 1:
+        if executions[site.name] is Execution.DYNAMIC and model.has_own_weight(site):
             found.setdefault(site.uses[0].input, []).append(site)
     return {name: sites for name, sites in found.items() if model.shape(name) is not None}
 

@@ -63,7 +63,7 @@ class Awq:
         """
         inputs = shared_inputs(model, setting, frozenset(Execution) - {Execution.FLOAT, Execution.LOOKUP})
         if not inputs:
-            raise OptionError("--step awq finds no quantized matrix product; leave it out")
+            raise OptionError("--step awq finds no quantized matrix product with a weight of its own; leave it out")
         sizes = _magnitudes(model, inputs, setting)
         found: dict[str, tuple[float, Tensor]] = {}
         for part in _parts(inputs):

@@ -87,7 +87,9 @@ def _pairs(model: Model, setting: Setting) -> tuple[list[_Pair], Counter[str]]:
             continue
         node = nodes[second.uses[0].node]
         read = node.inputs[0]
-        found = "of a weight with other uses" if read is None or len(second.uses) > 1 else source(read, [node])
+        found = (
+            source(read, [node]) if read is not None and model.has_own_weight(second) else "of a weight with other uses"
+        )
         if isinstance(found, str):
             left[found] += 1
             continue

@@ -62,7 +62,9 @@ class SmoothQuant:
         """
         inputs = shared_inputs(model, setting, _ROUNDED)
         if not inputs:
-            raise OptionError("--step smoothquant finds no matrix product whose input is rounded; leave it out")
+            raise OptionError(
+                "--step smoothquant finds no product with a weight of its own whose input is rounded; leave it out"
+            )
         seen = {name: Channels.of(sites[0].columns) for name, sites in inputs.items()}
         session = channelled(model.graph, seen)
 
