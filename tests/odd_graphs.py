@@ -89,6 +89,9 @@ ODD: dict[str, Callable[[], onnx.ModelProto]] = {
     "an input that is an output": lambda: network([PRODUCT], outputs=[value("y", ["n", 3]), value("x", ["n", 4])]),
     "several inputs and outputs": several,
     "a branch": conditional,
+    "a branch that is never taken": lambda: behind(
+        [node("If", ["t"], ["a"], then_branch=branch("Relu"), else_branch=branch("Neg"))], t=TRUE
+    ),
     "a loop": loop,
     "a scan": scan,
     "a sequence inside": lambda: behind(

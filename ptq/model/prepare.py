@@ -61,6 +61,7 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
         derive(prepared.graph)
         _fold(prepared)
+        prepared = prepared.clone()  # nodes of branches that were folded away are readers still
         passes.RemoveUnusedNodesPass()(prepared)
         passes.RemoveUnusedOpsetsPass()(prepared)
         make_unique(prepared)
