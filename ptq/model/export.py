@@ -119,7 +119,8 @@ def _program_inputs(program: ExportedProgram) -> dict[str, np.ndarray] | None:
     inputs = {**dict(zip(names, args, strict=False)), **kwargs}
     if len(inputs) != len(args) + len(kwargs) or not all(isinstance(v, torch.Tensor) for v in inputs.values()):
         return None
-    return {name: value.detach().cpu().numpy() for name, value in inputs.items()}
+    known = {name: value.float() if value.dtype == torch.bfloat16 else value for name, value in inputs.items()}
+    return {name: value.detach().cpu().numpy() for name, value in known.items()}  # which has no bfloat16
 
 
 def _export_traced(module: nn.Module, attempt: Attempt, opset: int, positional: int = 0) -> ir.Model:

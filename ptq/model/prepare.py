@@ -16,9 +16,10 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from ptq.errors import ModelError, first_line
+from ptq.errors import ModelError
 from ptq.model import fills, idioms
 from ptq.model.derived import derive
+from ptq.model.plain import inline, own_constants
 from ptq.model.validity import opset_of
 
 TARGET_OPSET = 21
@@ -49,10 +50,10 @@ def prepare(model: ir.Model) -> ir.Model:
     """
     opset = opset_of(model.opset_imports)
     prepared = model.clone()
-    _own_constants(prepared)
+    own_constants(prepared)
     with _quiet():
         passes.RemoveInitializersFromInputsPass()(prepared)
-        _inline(prepared)
+        inline(prepared)
         prepared.opset_imports[""] = opset
         prepared.opset_imports.pop(_OWN_DOMAIN, None)
         if opset < TARGET_OPSET:
@@ -67,28 +68,6 @@ def prepare(model: ir.Model) -> ir.Model:
     prepared.opset_imports[""] = max(opset, TARGET_OPSET)
     prepared.ir_version = ir_version(max(opset, TARGET_OPSET))
     return prepared
-
-
-def _own_constants(model: ir.Model) -> None:
-    """Let Constants be the copy's own: where they become initializers they get names, in the caller's proto too."""
-    for node in model.graph.all_nodes():
-        held = node.attributes.get("value") if node.op_type == "Constant" else None
-        if held is not None and isinstance(held.value, ir.TensorProtoTensor):
-            node.attributes["value"] = ir.AttrTensor(
-                "value", ir.serde.deserialize_tensor(ir.serde.serialize_tensor(held.value))
-            )
-
-
-def _inline(model: ir.Model) -> None:
-    """Write functions into the graph that calls them."""
-    if not model.functions:
-        return
-    try:
-        passes.InlinePass()(model)
-    except Exception as error:  # of the versions, attributes and inputs of functions
-        raise ModelError(
-            f"the functions of the model cannot be written into its graph ({first_line(error)}); export it without"
-        ) from error
 
 
 def _reread(model: ir.Model, proto: onnx.ModelProto) -> ir.Model:
