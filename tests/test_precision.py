@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import graphs
 import numpy as np
 import onnx
 import pytest
-from command import Command
-from onnx import TensorProto
 from other_floats import KINDS, data, graph, network, weights
 
 import ptq
-from ptq.errors import DataError, ModelError
+from ptq.errors import ModelError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.derived import Derived
 from ptq.model.graph import Model
@@ -41,29 +38,6 @@ def stored(model: onnx.ModelProto) -> list[tuple[str, tuple[int, ...], bytes]]:
     """All numbers of a file, whatever they are called."""
     arrays = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
     return sorted((str(array.dtype), array.shape, array.tobytes()) for array in arrays)
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-@pytest.mark.parametrize(
-    ("options", "calibrated"),
-    [({"method": "rtn", "weights": "int8"}, True), ({"method": "rtn", "weights": "int4"}, False)],
-)
-def test_files_hold_what_that_of_the_float32_twin_holds(
-    kind: str, options: dict[str, object], calibrated: bool
-) -> None:
-    twin, model = (
-        ptq.quantize(network(each), data(each if each != "bfloat16" else "float32") if calibrated else None, **options)
-        for each in ("float32", kind)
-    )
-    assert stored(model.model) == stored(twin.model)
-    ends = [KINDS["float32" if kind == "bfloat16" else kind][1], TensorProto.INT64]
-    assert [each.type.tensor_type.elem_type for each in model.model.graph.input] == ends
-    assert [each.name for each in model.model.graph.output] == ["y"]
-    assert model.model.graph.output[0].type.tensor_type.elem_type == ends[0]
-    np.testing.assert_allclose(ran(model.model, kind), ran(twin.model, "float32"), atol=2e-3)
-    (note,) = [note for note in model.report.notes if kind in note]
-    assert "as FP32 it is quantized" in note
-    assert not any("computes in" in note for note in twin.report.notes)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -293,50 +267,11 @@ def test_weights_that_are_quantized_already() -> None:
         ptq.quantize(made, method="rtn", weights="int8")
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_data_for_inputs_of_float16(dtype: str) -> None:
-    given = {"x": data("float32")["x"].astype(dtype), "ids": data("float32")["ids"]}
-    result = ptq.quantize(network("float16"), given, method="rtn", weights="int8")
-    assert result.report.accuracy is not None
-    assert result.report.accuracy.sqnr_db > 20
-
-
-def test_data_that_float16_does_not_hold() -> None:
-    given = {"x": data("float32")["x"] * 1e6, "ids": data("float32")["ids"]}
-    with pytest.raises(DataError, match="'x' has NaN or Inf in sample 0"):
-        ptq.quantize(network("float16"), given, method="rtn", weights="int8")
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    """A network of bfloat16, which ONNX Runtime has no kernels for."""
-    path = tmp_path / "network.onnx"
-    onnx.save(network("bfloat16"), path)
-    np.savez(tmp_path / "data.npz", **data("float32"))
-    return path
-
-
-def test_what_commands_say(saved: Path, tmp_path: Path, ptq: Command) -> None:
-    note = "the model computes in bfloat16: as FP32 it is quantized and compared with"
-    told, made = ("--data", tmp_path / "data.npz", "--method", "rtn", "--weights", "int8"), tmp_path / "q.onnx"
-    evaluated = ("--eval", tmp_path / "data.npz")
-    runs = [
-        ptq("quantize", saved, *told, "--dry-run"),
-        ptq("quantize", saved, *told, *evaluated, "-o", made, "--json", tmp_path / "report.json"),
-        ptq("compare", saved, made, *evaluated),
-        ptq("inspect", saved),
-        ptq("diagnose", saved, *told, *evaluated),
-    ]
-    for run in runs:
-        assert run.code == 0, run.err
-        assert run.out.count(note) == 1, run.out
-    assert json.loads((tmp_path / "report.json").read_text())["file"]["float_bytes"] == saved.stat().st_size
-
-
-def test_a_model_that_runs_in_no_type_is_refused_as_it_is(tmp_path: Path, ptq: Command) -> None:
-    path = tmp_path / "m.onnx"
-    made = network("bfloat16")
-    made.graph.node[-1].domain = "own"
-    made.opset_import.add(domain="own", version=1)
-    onnx.save(made, path)
-    ptq("inspect", path).fails("Type Error", "bfloat16")
+def test_constants_inside_of_functions() -> None:
+    head = '<ir_version: 10, opset_import: ["" : 20, "own" : 1]> net (float16[n, 2] x) => (float16[n, 2] y)'
+    body = "k = Constant <value = float16[2, 2] {15360, 0, 0, 16384}> () q = MatMul (p, k)"  # 1 and 2 as bits
+    text = f'{head} {{ y = own.scaled (x) }} <domain: "own", opset_import: ["" : 20]> scaled (p) => (q) {{ {body} }}'
+    model = prepared(onnx.parser.parse_model(text))
+    x = np.array([[3, 5]], np.float16)
+    np.testing.assert_array_equal(model.session().run({"x": x})[0], x * [1, 2])
+    assert len(model.sites) == 1

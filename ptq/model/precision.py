@@ -49,7 +49,7 @@ def in_float32(model: ir.Model) -> ir.Model:
         ModelError: float32 does not hold a constant, or a sequence of other floats goes in or out.
 
     """
-    if model.functions and any(_dtype(value) in _OTHERS for value in model.graph.initializers.values()):
+    if model.functions and _has_others(model):
         inline(model)
     types = _layer_types(model.graph)
     if not types:
@@ -62,6 +62,13 @@ def in_float32(model: ir.Model) -> ir.Model:
         passes.RemoveUnusedNodesPass()(model)
     model.metadata_props[_COMPUTED_IN] = " and ".join(sorted(dtype.numpy().name for dtype in types))
     return model
+
+
+def _has_others(model: ir.Model) -> bool:
+    """Whether a model has constants of other floats."""
+    parts = [model.graph, *(function.graph for function in model.functions.values())]
+    tensors = (_tensor(value) for graph in parts for value in values_of(graph))
+    return any(tensor.dtype in _OTHERS for tensor in tensors if tensor is not None)
 
 
 def _layer_types(graph: ir.Graph) -> set[ir.DataType]:

@@ -134,18 +134,17 @@ def _sites(node: ir.Node) -> Iterator[Site]:
         weight = node.inputs[slot]
         if weight is None or not weight.is_initializer() or weight.const_value is None:
             continue
-        idle = weight.dtype != ir.DataType.FLOAT or weight.const_value.size == 0
-        if idle or (slot and constant(node.inputs[0]) is not None):
+        if weight.dtype != ir.DataType.FLOAT or not weight.const_value.size:
             continue
-        site = _READERS[node.op_type](node, weight)
-        if site is not None:
+        if slot and constant(node.inputs[0]) is not None:
+            continue
+        if (site := _READERS[node.op_type](node, weight)) is not None:
             yield replace(site, uses=tuple(replace(use, slot=slot) for use in site.uses))
 
 
 def _conv(node: ir.Node, weight: ir.Value) -> Site | None:
-    shape = tuple(weight.const_value.shape.numpy()) if weight.const_value else ()
-    spatial = len(shape) - 2
-    if spatial < 1:
+    shape = _shape(weight)
+    if len(shape) < 3:
         return None
     geometry = Geometry.of(node, shape[2:])
     groups = groups_of(node, shape[0])

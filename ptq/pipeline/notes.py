@@ -38,8 +38,9 @@ def precision_notes(model: Model) -> Iterator[str]:
     """Where the model came in other floats."""
     kind = computed_in(model.graph)
     if kind is not None:
-        more = f"{', with its weights rounded' * ('64' in kind)}{', and takes and gives FP32' * ('bf' in kind)}"
-        yield f"the model computes in {kind}: as FP32 it is quantized and compared with{more}; its size is as it came"
+        rounded = ", which rounds its weights" if "float64" in kind else ""
+        more = f"{rounded}{', inputs and outputs too' if 'bfloat16' in kind else ''}"
+        yield f"the model computes in {kind}; FP32 here is the same network in float32{more}, of the model's own size"
 
 
 def _unspent(made: Made, bits: float) -> Iterator[str]:
