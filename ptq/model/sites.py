@@ -132,11 +132,9 @@ def _sites(node: ir.Node) -> Iterator[Site]:
         if len(node.inputs) <= max(slot, 1) or node.inputs[0] is None:
             return
         weight = node.inputs[slot]
-        if weight is None or not weight.is_initializer() or weight.const_value is None:
+        if weight is None or weight.const_value is None or weight.dtype != ir.DataType.FLOAT:
             continue
-        if weight.dtype != ir.DataType.FLOAT or not weight.const_value.size:
-            continue
-        if slot and constant(node.inputs[0]) is not None:
+        if not (weight.is_initializer() and weight.const_value.size) or (slot and constant(node.inputs[0]) is not None):
             continue
         if (site := _READERS[node.op_type](node, weight)) is not None:
             yield replace(site, uses=tuple(replace(use, slot=slot) for use in site.uses))
