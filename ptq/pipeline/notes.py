@@ -40,7 +40,7 @@ def precision_notes(model: Model) -> Iterator[str]:
     if kind is not None:
         rounded = ", which rounds its weights" if "float64" in kind else ""
         more = f"{rounded}{', inputs and outputs too' if 'bfloat16' in kind else ''}"
-        yield f"the model computes in {kind}; FP32 here is the same network in float32{more}, of the model's own size"
+        yield f"the model computes in {kind}; FP32 here is the same network in float32{more}; its size is as it came"
 
 
 def _unspent(made: Made, bits: float) -> Iterator[str]:
