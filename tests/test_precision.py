@@ -8,6 +8,7 @@ import graphs
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 from other_floats import KINDS, data, graph, network, weights
 
 import ptq
@@ -148,6 +149,23 @@ def test_graphs_inside_of_nodes(op: str, go: bool) -> None:
         (found,) = after.session().run(feeds)
         assert found.dtype == np.float16
         np.testing.assert_allclose(found, before, rtol=1e-2, atol=1e-3)
+
+
+def test_a_branch_of_nothing_but_a_constant() -> None:
+    ((_, weight),) = weights("float16", w=(4, 600)).items()
+
+    def branch(name: str, array: np.ndarray) -> onnx.GraphProto:
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT16, array.shape)
+        return helper.make_graph([], name, [], [out], [onnx.numpy_helper.from_array(array, name)])
+
+    made = graph(
+        "k = Identity (w) m = MatMul (x, w) y = Add (m, k)", "float16[n, 4] x, bool go", "float16[n, 600] y", w=weight
+    )
+    choice = helper.make_node("If", ["go"], ["k"], then_branch=branch("a", weight), else_branch=branch("b", 2 * weight))
+    made.graph.node[0].CopyFrom(choice)
+    for go in (True, False):
+        (found,) = prepared(made).session().run({"x": np.zeros((4, 4), np.float16), "go": np.array(go)})
+        np.testing.assert_array_equal(found, weight if go else 2 * weight)
 
 
 FOREIGN = """

@@ -141,9 +141,8 @@ class _Rewriting:
                     body.outputs[index] = self._constant(value)
         for name, held in list(node.attributes.items()):
             if held.type == ir.AttributeType.TENSOR and held.as_tensor().dtype in types:
-                tensor = held.as_tensor()
-                node.attributes[name] = ir.AttrTensor(name, _as_float32(tensor, node.op_type))
-            elif name in _TYPES and node.domain in ("", "ai.onnx") and held.as_int() in types:
+                node.attributes[name] = ir.AttrTensor(name, _as_float32(held.as_tensor(), node.op_type))
+            elif node.domain in ("", "ai.onnx") and name in _TYPES and held.value in types:
                 node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT)
 
     def _constant(self, value: ir.Value) -> ir.Value:
@@ -152,14 +151,11 @@ class _Rewriting:
         if wide is None:
             if tensor is None or graph is None:
                 raise AssertionError
-            shape = ir.Shape(tensor.shape.numpy())
-            wide = ir.Value(
-                name=self._free(f"{value.name}.float32"), shape=shape, type=ir.TensorType(ir.DataType.FLOAT)
-            )
+            wide = self._float32(value, ir.Shape(tensor.shape.numpy()))
             if tensor.nbytes > _SMALL:
                 if tensor.dtype == ir.DataType.DOUBLE:
                     _as_float32(tensor, str(value.name))
-                graph.insert_before(graph[0], _cast(value, wide))
+                _begin(graph, _cast(value, wide))
             else:
                 wide.const_value = _as_float32(tensor, str(value.name))
                 graph.register_initializer(wide)
@@ -186,12 +182,10 @@ class _Rewriting:
         """Let nodes read inputs behind a Cast; those that keep their types."""
         kept = [value for value in self._graph.inputs if self._keeps(value)]
         for value in kept:
-            wide = ir.Value(
-                name=self._free(f"{value.name}.float32"), shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT)
-            )
+            wide = self._float32(value, value.shape)
             for node, index in list(value.uses()):
                 node.replace_input_with(index, wide)
-            self._graph.insert_before(self._graph[0], _cast(value, wide))
+            _begin(self._graph, _cast(value, wide))
         return kept
 
     def _cast_outputs(self) -> list[ir.Value]:
@@ -260,6 +254,14 @@ def _of_float32(said: ir.TypeProtocol) -> ir.TypeProtocol:
     if isinstance(said, (ir.SequenceType, ir.OptionalType)):
         return type(said)(_of_float32(said.elem_type))
     return ir.TensorType(ir.DataType.FLOAT)
+
+
+def _begin(graph: ir.Graph, node: ir.Node) -> None:
+    """Let a graph begin with a node."""
+    if len(graph):
+        graph.insert_before(graph[0], node)
+    else:
+        graph.append(node)
 
 
 def _cast(value: ir.Value, became: ir.Value) -> ir.Node:
