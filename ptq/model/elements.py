@@ -74,10 +74,10 @@ def _alike(node: ir.Node, index: int, found: Elements, opsets: Mapping[str, int]
         schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
     except onnx.defs.SchemaError:
         return [value for value in node.inputs if value is not None and found.get(value) in FLOATS]
-    wanted = _at(schema.outputs, index).type_str
-    return [each for k, each in enumerate(node.inputs) if each and _at(schema.inputs, k).type_str == wanted]
+    wanted = _said(schema.outputs, index)
+    return [each for k, each in enumerate(node.inputs) if each and _said(schema.inputs, k) == wanted]
 
 
-def _at(formal: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> onnx.defs.OpSchema.FormalParameter:
-    """What is said of an input or output; the last of them may stand for many."""
-    return formal[min(index, len(formal) - 1)]
+def _said(formal: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str | None:
+    """What is said of the type of an input or output; the last of them may stand for many."""
+    return formal[min(index, len(formal) - 1)].type_str if formal else None
