@@ -53,11 +53,14 @@ class Model:
     @property
     def other_weights(self) -> tuple[tuple[str, int, str], ...]:
         """Float32 matrices that no site has: names, numbers of weights, and the operators that read them."""
-        known = {name for site in self.sites for name in (site.weight, *(use.bias for use in site.uses))}
+        nodes = {str(node.name): node for node in self.graph.graph}
+        uses = [use for site in self.sites for use in site.uses]
+        biases = {use.bias for use in uses}
+        read = {nodes[use.node].inputs[use.slot] for use in uses}  # of a table that is a last weight too, both
         return tuple(
             (name, value.const_value.size, next((node.op_type for node in value.consumers()), "no operator"))
             for name, value in self.graph.graph.initializers.items()
-            if value.const_value is not None and name not in known
+            if value.const_value is not None and value not in read and name not in biases
             if value.dtype == ir.DataType.FLOAT and len(value.const_value.shape) > 1
         )
 
