@@ -20,7 +20,6 @@ from ptq.model.capture import CaptureOptions
 from ptq.pipeline import Stages, inspect
 from ptq.report import Inspection
 
-
 TABLE = np.random.default_rng(0).standard_normal((40, 8), np.float32)
 
 

@@ -51,16 +51,20 @@ class Model:
         return frozenset(Path(tensor.path) for tensor in values if isinstance(tensor, ir.ExternalTensor))
 
     @property
+    def site_weights(self) -> Mapping[str, int]:
+        """The initializers that sites stand for, with their bytes: two for a table that is a last weight too."""
+        nodes = {str(node.name): node for node in self.graph.graph}
+        read = [nodes[use.node].inputs[use.slot] for site in self.sites for use in site.uses]
+        return {str(value.name): value.const_value.nbytes for value in read if value is not None and value.const_value}
+
+    @property
     def other_weights(self) -> tuple[tuple[str, int, str], ...]:
         """Float32 matrices that no site has: names, numbers of weights, and the operators that read them."""
-        nodes = {str(node.name): node for node in self.graph.graph}
-        uses = [use for site in self.sites for use in site.uses]
-        biases = {use.bias for use in uses}
-        read = {nodes[use.node].inputs[use.slot] for use in uses}  # of a table that is a last weight too, both
+        known = {*self.site_weights, *(use.bias for site in self.sites for use in site.uses)}
         return tuple(
             (name, value.const_value.size, next((node.op_type for node in value.consumers()), "no operator"))
             for name, value in self.graph.graph.initializers.items()
-            if value.const_value is not None and value not in read and name not in biases
+            if value.const_value is not None and name not in known
             if value.dtype == ir.DataType.FLOAT and len(value.const_value.shape) > 1
         )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
+from ptq.audit import file_bytes
 from ptq.errors import OptionError, PtqError
-from ptq.model.capture import CaptureOptions
+from ptq.model.capture import CaptureOptions, is_onnx
 from ptq.model.save import whole_bytes
 from ptq.pipeline.calibrate import keys
 from ptq.pipeline.describe import source_report
@@ -79,7 +81,7 @@ def inspect(model: Any, capture: CaptureOptions, stages: Stages) -> Inspection:
         source_report(model, ready.model),
         tuple(map(str, ready.model.inputs)),
         tuple(_output(ready, name) for name in ready.model.outputs),
-        whole_bytes(ready.raw),
+        file_bytes(model) if isinstance(model, Path) and is_onnx(model) else whole_bytes(ready.raw),
         layers,
         tuple(OtherWeights(name, count, op) for name, count, op in others if count > 1),
         tuple(_sizes(ready, model)),
@@ -114,7 +116,7 @@ def _predictions(job: Job, ready: Ready, stages: Stages) -> tuple[int, tuple[Pre
 
 def _sizes(ready: Ready, model: Any) -> Iterator[FormatSize]:
     """What the file comes to in each format."""
-    kept = whole_bytes(ready.model) - 4 * sum(math.prod(site.shape) for site in ready.model.sites)
+    kept = whole_bytes(ready.model) - sum(ready.model.site_weights.values())
     for options in _SHOWN:
         recipe = Recipe.of({**options, "method": "rtn"})
         said = " ".join(f"--{name} {value}" for name, value in options.items())
@@ -124,4 +126,4 @@ def _sizes(ready: Ready, model: Any) -> Iterator[FormatSize]:
         except OptionError as error:
             yield FormatSize(said, note=str(error))
         else:
-            yield FormatSize(said, found.bits_per_weight, found.bytes + max(kept, 0))
+            yield FormatSize(said, found.bits_per_weight, found.bytes + kept)
