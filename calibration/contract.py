@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,8 @@ from ptq.errors import DataError, suggest
 
 LABELS = "labels"
 
-_SAFE = {("float64", "float32"), ("float16", "float32"), ("int32", "int64"), ("int16", "int64"), ("uint8", "int64")}
+_FLOATS = ("float16", "float32", "float64")
+_SAFE = {*permutations(_FLOATS, 2), ("int32", "int64"), ("int16", "int64"), ("uint8", "int64")}
 _Any = TypeVar("_Any")
 
 

@@ -105,5 +105,5 @@ def test_a_fill_too_large_for_a_file_is_an_error_and_takes_no_memory(shape: str)
 
 def test_weights_that_are_drawn_anew_at_every_call_are_none() -> None:
     nodes = "g = RandomNormal<shape = [8, 3, 3, 3], seed = 1.0>() y = Conv(x, g)"
-    with pytest.raises(ModelError, match=r"no quantizable node: .* with constant float32 weights; use another"):
+    with pytest.raises(ModelError, match=r"no quantizable node: .* with constant float weights; use another"):
         ptq.quantize(network(nodes))

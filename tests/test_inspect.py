@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import graphs
 import numpy as np
 import onnx
 import pytest
@@ -18,6 +19,8 @@ import ptq as library
 from ptq.model.capture import CaptureOptions
 from ptq.pipeline import Stages, inspect
 from ptq.report import Inspection
+
+TABLE = np.random.default_rng(0).standard_normal((40, 8), np.float32)
 
 
 def inspected(path: Path) -> Inspection:
@@ -92,3 +95,16 @@ def test_what_is_no_model(tmp_path: Path, ptq: Command) -> None:
     path.write_bytes(b"nothing")
     ptq("inspect", path).fails("net.onnx")
     ptq("inspect", tmp_path / "none.onnx").fails("none.onnx")
+
+
+def test_a_table_that_is_the_weight_of_the_last_layer_is_in_it(tmp_path: Path) -> None:
+    made = graphs.with_arrays(
+        "e = Gather (table, ids) y = MatMul (e, w) z = ConvTranspose (x, up)",
+        "int64[n, s] ids, float[n, 4, s] x",
+        "float[n, s, 40] y, float[n, 3, t] z",
+        {"table": TABLE, "w": np.ascontiguousarray(TABLE.T), "up": np.ones((4, 3, 2), np.float32)},
+    )
+    onnx.save(made, tmp_path / "m.onnx")
+    found = inspected(tmp_path / "m.onnx")
+    assert len(found.layers) == 1
+    assert [other.name for other in found.others] == ["up"]

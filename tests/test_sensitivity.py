@@ -169,6 +169,8 @@ TABLES = {"t": (9, 5), "v": (5, 6), "w": (6, 40)}
     [
         (LANGUAGE, "float[n, s, 40] y", True),
         (f"{LANGUAGE} z = MatMul (e, u)", "float[n, s, 40] y, float[n, s, 3] z", True),
+        (f"{LANGUAGE} z = Cast <to = 11> (y)", "double[n, s, 40] z", True),
+        (f"{LANGUAGE} z = Cast <to = 11> (y)", "float[n, s, 40] y, double[n, s, 40] z", False),
         (f"{LANGUAGE} z = Tanh (y)", "float[n, s, 40] y, float[n, s, 40] z", False),
         (f"{LANGUAGE} q = MatMul (a, w) z = Tanh (q)", "float[n, s, 40] y, float[n, s, 40] z", False),
     ],

@@ -14,9 +14,10 @@ import onnx_ir as ir
 from calibration.spec import InputSpec
 from ptq.errors import ModelError, ModelFileError, OptionError, first_line
 from ptq.model.files import Kind, detect
+from ptq.model.precision import computed_in, in_float32
 from ptq.model.streamed import Streamed
 from ptq.model.tensors import base_of
-from ptq.model.validity import check_valid
+from ptq.model.validity import check_valid, refusal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,12 +40,12 @@ class CaptureOptions:
 
 
 def capture(source: Source, options: CaptureOptions, example: Mapping[str, np.ndarray] | None = None) -> ir.Model:
-    """The graph of a model; `example` is a small batch of the user's data by input name.
+    """The graph of a model, in float32; `example` is a small batch of the user's data by input name.
 
     Raises:
         ModelFileError: the file holds no model that can be read; UntrustedPickleError when reading it would run code.
         OptionError, DataError: an option or the example does not go with the model.
-        ModelError: the model cannot be exported.
+        ModelError: the model cannot be exported, or float32 does not hold its numbers.
 
     """
     if isinstance(source, Path):
@@ -119,12 +120,12 @@ def _from_torch(
     source = getattr(source, "_orig_mod", source)  # what torch.compile wraps
     if isinstance(source, torch.export.ExportedProgram):
         _refuse(options, f"{name} (torch.export program)", model=True, inputs=True)
-        return export_program(source, options.opset)
+        return in_float32(export_program(source, options.opset))
     if not isinstance(source, torch.nn.Module):
         kind = type(source).__qualname__
         raise ModelError(f"{name} is {kind}, not a model; give a path, nn.Module, ExportedProgram or onnx.ModelProto")
     _refuse(options, f"{name} (module)", model=True)
-    return export_module(source, options.inputs, example, options.opset)
+    return in_float32(export_module(source, options.inputs, example, options.opset))
 
 
 def _refuse(options: CaptureOptions, what: str, *, model: bool = False, inputs: bool = False) -> None:
@@ -154,14 +155,31 @@ def read_proto(path: Path) -> onnx.ModelProto:
 
 def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
     check_valid(proto, path)
+    refused = None if path is None else refusal(proto, path)
     base = Path.cwd() if path is None else base_of(proto, path)
     try:
         model = ir.from_proto(proto)
         model.graph.sort()  # ONNX Runtime takes nodes in any order
     except Exception as error:  # whatever does not fit the standard
-        raise ModelFileError(f"the ONNX model is not valid ({first_line(error)}); export it again") from error
+        raise refused or ModelFileError(
+            f"the ONNX model is not valid ({first_line(error)}); export it again"
+        ) from error
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         _stream(graph, base)
+    return in_float32(model) if refused is None or path is None else _runnable(model, refused, path)
+
+
+def _runnable(model: ir.Model, refused: ModelError, path: Path) -> ir.Model:
+    """A model that ONNX Runtime refused as it came, in float32, where it has kernels for more."""
+    try:
+        model = in_float32(model)
+        runs = computed_in(model) is not None and refusal(ir.to_proto(model), path) is None
+    except ModelError:
+        raise
+    except Exception as error:  # whatever does not fit the standard
+        raise refused from error
+    if not runs:
+        raise refused
     return model
 
 

@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from ptq.model.elements import FLOATS
 from ptq.model.streamed import PIECE, Streamed
 
 _LEAST_BYTES: Final = 1 << 16
-_FLOATS: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 
 class Derived(Streamed):
@@ -71,8 +71,8 @@ def _derived(node: ir.Node) -> Derived | None:
         order = tuple(range(len(sizes)))[::-1] if said is None else tuple(said.as_ints())
         shape = ir.Shape([sizes[axis] for axis in order])
         return Derived(source, lambda array: array.transpose(order), source.dtype, shape, name)
-    if node.op_type == "Cast" and source.dtype in _FLOATS:
+    if node.op_type == "Cast" and source.dtype in FLOATS:
         dtype = ir.DataType(node.attributes["to"].as_int())
-        if dtype in _FLOATS:
+        if dtype in FLOATS:
             return Derived(source, lambda array: array.astype(dtype.numpy()), dtype, ir.Shape(sizes), name)
     return None

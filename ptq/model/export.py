@@ -14,6 +14,7 @@ import onnx_ir as ir
 from calibration.spec import InputSpec
 from ptq.errors import DataError, ModelError, OptionError, PtqError, first_line
 from ptq.model.examples import Arrays, Attempt, attempts, example_inputs, parameters
+from ptq.model.precision import in_float32
 from ptq.model.quiet import quiet
 from ptq.model.session import Session
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _NEWEST_TORCHSCRIPT_OPSET = 20
-_RELATIVE_ERROR = 1e-3
+_RELATIVE_ERROR, _LAST_DIGITS = 1e-3, 8
+"""What an export may differ from its module by: a part of the largest number, or the last digits of half precision."""
 
 
 def export_module(module: nn.Module, specs: Sequence[InputSpec], example: Arrays | None, opset: int) -> ir.Model:
@@ -119,7 +121,7 @@ def _program_inputs(program: ExportedProgram) -> dict[str, np.ndarray] | None:
     inputs = {**dict(zip(names, args, strict=False)), **kwargs}
     if len(inputs) != len(args) + len(kwargs) or not all(isinstance(v, torch.Tensor) for v in inputs.values()):
         return None
-    return {name: value.detach().cpu().numpy() for name, value in inputs.items()}
+    return {name: _array(value) for name, value in inputs.items()}
 
 
 def _export_traced(module: nn.Module, attempt: Attempt, opset: int, positional: int = 0) -> ir.Model:
@@ -184,8 +186,8 @@ def _export_script(module: nn.Module, attempt: Attempt, opset: int) -> ir.Model:
             dynamic_axes={name: dict(axes) for name, axes in attempt.free.items()},
             do_constant_folding=False,  # it would rename the weights
         )
-    model = ir.from_proto(onnx.load_model_from_string(target.getvalue()))
-    session = Session(target.getvalue())
+    model = in_float32(ir.from_proto(onnx.load_model_from_string(target.getvalue())))
+    session = Session(ir.to_proto(model).SerializeToString())
     for inputs in (attempt.inputs, _resized(attempt)):
         _compare(session, module, inputs)
     return model
@@ -209,12 +211,21 @@ def _compare(session: Session, module: nn.Module, inputs: Arrays) -> None:
     tensors = _tensors(inputs, module)
     with torch.no_grad():
         expected = pytree.tree_leaves(module(*tensors.values()))
-    feeds = {name: tensors[name].cpu().numpy() for name in session.inputs}  # an unread input is not in the graph
+    feeds = {name: _array(tensors[name]) for name in session.inputs}  # an unread input is not in the graph
     for got, want in zip(session.run(feeds), expected, strict=True):
-        reference = want.cpu().numpy()
-        limit = _RELATIVE_ERROR * max(float(np.abs(reference).max(initial=0)), 1e-6)
+        reference, kind = _array(want), want.dtype
+        relative = max(_RELATIVE_ERROR, _LAST_DIGITS * torch.finfo(kind).eps if kind.is_floating_point else 0)
+        limit = relative * max(float(np.abs(reference).max(initial=0)), 1e-6)
         if got.shape != reference.shape or np.abs(got - reference).max(initial=0) > limit:
             raise ModelError("the exported graph does not compute what the TorchScript module does")
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor for NumPy, which has no bfloat16."""
+    import torch
+
+    array: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
+    return array
 
 
 def _tensors(inputs: Arrays, module: nn.Module) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from ptq.errors import ModelError
+from ptq.model.elements import FLOATS
 
 _SMALL = 64
 _WIDEST = 8
@@ -46,7 +47,7 @@ def fold_rule(model: ir.Model) -> Callable[[ir.Node], bool | None]:
         fill = node.op_type == "ConstantOfShape"
         if made <= _SMALL * (_item_bytes(node) if fill else _WIDEST):
             return True if fill else None
-        if not fill and made <= _read_bytes(node):
+        if not fill and (made <= _read_bytes(node) or _converts_floats(node)):
             return None
         if node in wanted:
             stored += made
@@ -91,6 +92,12 @@ def _bytes(found: onnx.TypeProto.Tensor) -> int | None:
         return None
     item = 1 if dtype == ir.DataType.STRING else math.ceil(dtype.itemsize)
     return item * math.prod(int(size.dim_value) for size in found.shape.dim)
+
+
+def _converts_floats(node: ir.Node) -> bool:
+    """Whether a node brings floats to others: as many, and those that float16 stores are weights."""
+    read = node.inputs[0] if node.op_type == "Cast" else None
+    return read is not None and read.dtype in FLOATS and node.attributes["to"].as_int() in FLOATS
 
 
 def _read_bytes(node: ir.Node) -> int:

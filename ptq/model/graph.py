@@ -51,9 +51,16 @@ class Model:
         return frozenset(Path(tensor.path) for tensor in values if isinstance(tensor, ir.ExternalTensor))
 
     @property
+    def site_weights(self) -> Mapping[str, int]:
+        """The initializers that sites stand for, with their bytes: two for a table that is a last weight too."""
+        nodes = {str(node.name): node for node in self.graph.graph}
+        read = [nodes[use.node].inputs[use.slot] for site in self.sites for use in site.uses]
+        return {str(value.name): value.const_value.nbytes for value in read if value is not None and value.const_value}
+
+    @property
     def other_weights(self) -> tuple[tuple[str, int, str], ...]:
         """Float32 matrices that no site has: names, numbers of weights, and the operators that read them."""
-        known = {name for site in self.sites for name in (site.weight, *(use.bias for use in site.uses))}
+        known = {*self.site_weights, *(use.bias for site in self.sites for use in site.uses)}
         return tuple(
             (name, value.const_value.size, next((node.op_type for node in value.consumers()), "no operator"))
             for name, value in self.graph.graph.initializers.items()

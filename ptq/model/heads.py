@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from ptq.model.elements import FLOATS
 from ptq.model.graph import Model
 from ptq.model.sites import MATMUL, Site
 
@@ -25,10 +26,8 @@ def with_narrow_heads(model: Model) -> tuple[Model, frozenset[str]]:
         array = np.ascontiguousarray(torch.linalg.qr(matrix, mode="r").R.numpy().T)
         value = copy.graph.initializers[name]
         value.shape, value.const_value = ir.Shape(array.shape), ir.tensor(array, name=name)
-    narrowed = {site.uses[0].output for site in heads.values()}
-    for value in copy.graph.outputs:
-        if value.name in narrowed:
-            value.shape = None
+        for made in _made(value):
+            made.shape = None
     return Model(copy), frozenset(heads)
 
 
@@ -36,5 +35,14 @@ def _is_wide_head(model: Model, site: Site) -> bool:
     """Whether a weight `(in, out)` has more outputs than inputs, and its product is an output and nothing else."""
     if site.op != MATMUL or not site.transposed or site.rows <= site.columns:
         return False
-    alone = len(model.graph.graph.initializers[site.weight].uses()) == 1
-    return alone and any(value.name == site.uses[0].output and not value.uses() for value in model.graph.graph.outputs)
+    weight = model.graph.graph.initializers[site.weight]
+    last = _made(weight)[-1]
+    return len(weight.uses()) == 1 and last.is_graph_output() and not last.uses()
+
+
+def _made(weight: ir.Value) -> list[ir.Value]:
+    """The product of the first node that reads a weight, and the same in the type of an output."""
+    product = weight.consumers()[0].outputs[0]
+    readers = [] if product.is_graph_output() else product.consumers()
+    cast = readers[0].outputs[0] if [reader.op_type for reader in readers] == ["Cast"] else None
+    return [product] if cast is None or cast.dtype not in FLOATS else [product, cast]

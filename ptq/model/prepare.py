@@ -16,9 +16,10 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from ptq.errors import ModelError, first_line
+from ptq.errors import ModelError
 from ptq.model import fills, idioms
 from ptq.model.derived import derive
+from ptq.model.inlining import inline
 from ptq.model.naming import make_unique, own_tensors
 from ptq.model.validity import opset_of
 
@@ -53,7 +54,7 @@ def prepare(model: ir.Model) -> ir.Model:
     own_tensors(prepared)
     with _quiet():
         passes.RemoveInitializersFromInputsPass()(prepared)
-        _inline(prepared)
+        inline(prepared)
         prepared.opset_imports[""] = opset
         prepared.opset_imports.pop(_OWN_DOMAIN, None)
         if opset < TARGET_OPSET:
@@ -68,18 +69,6 @@ def prepare(model: ir.Model) -> ir.Model:
     prepared.opset_imports[""] = max(opset, TARGET_OPSET)
     prepared.ir_version = ir_version(max(opset, TARGET_OPSET))
     return prepared
-
-
-def _inline(model: ir.Model) -> None:
-    """Write functions into the graph that calls them."""
-    if not model.functions:
-        return
-    try:
-        passes.InlinePass()(model)
-    except Exception as error:  # of the versions, attributes and inputs of functions
-        raise ModelError(
-            f"the functions of the model cannot be written into its graph ({first_line(error)}); export it without"
-        ) from error
 
 
 def _reread(model: ir.Model, proto: onnx.ModelProto) -> ir.Model:

@@ -121,27 +121,28 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     return value.const_value.numpy()
 
 
-def _sites(node: ir.Node) -> Iterator[Site]:
+def weight_slots(node: ir.Node) -> tuple[int, ...]:
+    """Which inputs of a node are the weights of layers of a kind that is quantized."""
     known = node.domain in ("", "ai.onnx") and ASIDE_KEY not in node.metadata_props
-    reader = _READERS.get(node.op_type) if known else None
-    for slot in _SLOTS.get(node.op_type, (1,)):
-        if reader is None or len(node.inputs) <= max(slot, 1) or node.inputs[0] is None:
+    return _SLOTS.get(node.op_type, (1,)) if known and node.op_type in _READERS else ()
+
+
+def _sites(node: ir.Node) -> Iterator[Site]:
+    for slot in weight_slots(node):
+        if len(node.inputs) <= max(slot, 1) or node.inputs[0] is None:
             return
         weight = node.inputs[slot]
-        if weight is None or not weight.is_initializer() or weight.const_value is None:
+        if weight is None or weight.const_value is None or weight.dtype != ir.DataType.FLOAT:
             continue
-        idle = weight.dtype != ir.DataType.FLOAT or weight.const_value.size == 0
-        if idle or (slot and constant(node.inputs[0]) is not None):
+        if not (weight.is_initializer() and weight.const_value.size) or (slot and constant(node.inputs[0]) is not None):
             continue
-        site = reader(node, weight)
-        if site is not None:
+        if (site := _READERS[node.op_type](node, weight)) is not None:
             yield replace(site, uses=tuple(replace(use, slot=slot) for use in site.uses))
 
 
 def _conv(node: ir.Node, weight: ir.Value) -> Site | None:
-    shape = tuple(weight.const_value.shape.numpy()) if weight.const_value else ()
-    spatial = len(shape) - 2
-    if spatial < 1:
+    shape = _shape(weight)
+    if len(shape) < 3:
         return None
     geometry = Geometry.of(node, shape[2:])
     groups = groups_of(node, shape[0])

@@ -38,17 +38,15 @@ def check_bounded(proto: onnx.ModelProto, path: Path | None) -> None:
 
 
 def check_valid(proto: onnx.ModelProto, path: Path | None) -> None:
-    """Check a model that lies in a file, or in memory.
+    """Check a model that lies in a file, or in memory, before anything loads it.
 
     Raises:
         ModelFileError: its weights are not as they claim, or its functions go on without end.
-        ModelError: its opset is none that is read, or ONNX Runtime does not load it.
+        ModelError: its opset is none that is read.
 
     """
     check_bounded(proto, path)
     opset_of({entry.domain: entry.version for entry in proto.opset_import})
-    if path is not None:
-        _check_loads(proto, path)
 
 
 def opset_of(imports: Mapping[str, int]) -> int:
@@ -70,14 +68,15 @@ def opset_of(imports: Mapping[str, int]) -> int:
     return int(version)
 
 
-def _check_loads(proto: onnx.ModelProto, path: Path) -> None:
-    """Whether ONNX Runtime takes the graph; its weights are inputs to that end, so that none is read."""
+def refusal(proto: onnx.ModelProto, path: Path) -> ModelError | None:
+    """Why ONNX Runtime does not take a graph; its weights are inputs to that end, so that none is read."""
     try:
         Session(_without_weights(proto).SerializeToString(), optimize=False)
     except ModelError as error:
         said = str(error).rstrip(".")
         fix = "export it without custom operators" if _UNKNOWN in said else "repair it, or export it again"
-        raise ModelError(f"{path}: {said}; {fix}") from error
+        return ModelError(f"{path}: {said}; {fix}")
+    return None
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:

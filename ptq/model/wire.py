@@ -26,6 +26,8 @@ _GRAPH, _NODE, _TENSOR = 7, 1, 5
 _INPUT, _OP = 1, 4
 _DIMS, _TENSOR_NAME = 1, 8
 
+_DECODING: Final = (b"DequantizeLinear", b"Cast")
+
 
 def data_files(path: Path) -> frozenset[Path]:
     """The files in which a model has weights besides its own.
@@ -40,7 +42,7 @@ def data_files(path: Path) -> frozenset[Path]:
 
 
 def decoded_numbers(path: Path) -> int:
-    """How many numbers DequantizeLinear makes of weights of a model; subgraphs left out.
+    """How many numbers DequantizeLinear and Cast make of weights of a model; subgraphs left out.
 
     Raises:
         ValueError: it is no file of protobuf.
@@ -56,7 +58,7 @@ def decoded_numbers(path: Path) -> int:
                 name = b"".join(_read(stream, *span) for field, *span in fields if field == _TENSOR_NAME)
                 dims = (each for field, *span in fields if field == _DIMS for each in _varints(_read(stream, *span)))
                 sizes[name] = math.prod(dims)
-            elif any(field == _OP and _read(stream, *span) == b"DequantizeLinear" for field, *span in fields):
+            elif any(field == _OP and _read(stream, *span) in _DECODING for field, *span in fields):
                 decoded.update(_read(stream, *span) for field, *span in fields[:1] if field == _INPUT)
     return sum(sizes.get(name, 0) for name in decoded)
 

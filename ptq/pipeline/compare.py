@@ -19,12 +19,14 @@ from ptq.errors import ModelError, ModelFileError, OptionError
 from ptq.evaluate import Accuracy, check_labels, check_metrics, evaluate_all
 from ptq.model.capture import CaptureOptions, capture, is_onnx, read_proto
 from ptq.model.graph import Model
+from ptq.model.precision import computed_in
 from ptq.model.save import write
 from ptq.model.session import Session
 from ptq.model.validity import check_bounded
 from ptq.pipeline.describe import EVALUATION_BATCH
 from ptq.pipeline.job import ACCEPTED_DROP, check_drop
 from ptq.pipeline.manifest import digest, machine, versions
+from ptq.pipeline.notes import precision_notes
 from ptq.pipeline.portability import portability
 from ptq.pipeline.stages import Stages
 from ptq.report import ComparedFile, Comparison, Portability, comparison_warnings, short_names
@@ -97,21 +99,29 @@ def compare(about: Compared, stages: Stages) -> Comparison:
     for path, accuracy in accuracies.items():
         seen = replace(files[path], accuracy=accuracy)
         compared[path] = replace(seen, warnings=comparison_warnings(seen, of_float, about.max_drop))
-    name = str(about.model) if isinstance(about.model, Path) else "in memory"
     return Comparison(
-        replace(of_float, path=name),
+        _as_came(about.model, of_float),
         tuple(compared[path] for path in dict.fromkeys(about.files)),
         data.describe(),
         about.max_drop,
         versions(),
         machine(),
-        (*notes, *unsimulated, *untimed),
+        (*precision_notes(model), *notes, *unsimulated, *untimed),
     )
 
 
+def _as_came(source: object, measured: ComparedFile) -> ComparedFile:
+    """The float model under its own name, and with the size of its own file where that was measured in float32."""
+    if not isinstance(source, Path):
+        return replace(measured, path="in memory")
+    if not is_onnx(source):
+        return replace(measured, path=str(source))
+    return replace(measured, path=str(source), sha256=digest(source), bytes=file_bytes(source))
+
+
 def as_file(source: object, model: Model, folder: Path) -> Path:
-    """The float model as users run it."""
-    if isinstance(source, Path) and is_onnx(source):
+    """The float model as users run it, or in float32 where it computes in other floats."""
+    if isinstance(source, Path) and is_onnx(source) and computed_in(model.graph) is None:
         return source
     path = folder / "float.onnx"
     write(model, path)

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 
 from calibration.dataset import Dataset
-from ptq.audit import Audit, audit
+from ptq.audit import Audit, audit, file_bytes
 from ptq.evaluate import Accuracy, evaluate
 from ptq.lowering import Checks, Execution, stored_bytes
+from ptq.model.capture import is_onnx
 from ptq.model.graph import Model
 from ptq.model.session import Session
 from ptq.model.sites import Site
@@ -71,7 +72,7 @@ def describe(
         layers=layers,
         bits_per_weight=bits,
         accuracy=accuracy,
-        file=_file(found),
+        file=_file(made.source, found),
         stages=dict(stages.seconds),
         notes=(*notes_of(made, bits, accuracy), *unsimulated, *_not_run(found, written)),
         warnings=(),
@@ -167,10 +168,12 @@ def layer_format(weight: QTensor) -> str:
     return max(opening or weight.terms, key=lambda term: len(term.values)).describe()
 
 
-def _file(found: Audit) -> FileReport:
+def _file(source: Any, found: Audit) -> FileReport:
+    """The files and their sessions; what was compared with may be another than the user's own file."""
     speed = found.latency
+    own = isinstance(source, Path) and is_onnx(source)
     return FileReport(
-        float_bytes=found.reference.file_bytes,
+        float_bytes=file_bytes(source) if own else found.reference.file_bytes,
         bytes=found.quantized.file_bytes,
         float_load_seconds=found.reference.load_seconds,
         load_seconds=found.quantized.load_seconds,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
+from ptq.audit import file_bytes
 from ptq.errors import OptionError, PtqError
-from ptq.model.capture import CaptureOptions
+from ptq.model.capture import CaptureOptions, is_onnx
 from ptq.model.save import whole_bytes
 from ptq.pipeline.calibrate import keys
 from ptq.pipeline.describe import source_report
@@ -16,6 +18,7 @@ from ptq.pipeline.job import Job
 from ptq.pipeline.manifest import versions
 from ptq.pipeline.memory import needed_bytes
 from ptq.pipeline.noise import noise_for
+from ptq.pipeline.notes import precision_notes
 from ptq.pipeline.outline import outline
 from ptq.pipeline.predict import predict
 from ptq.pipeline.ready import Ready, executions_of, get_ready
@@ -73,21 +76,20 @@ def inspect(model: Any, capture: CaptureOptions, stages: Stages) -> Inspection:
     )
     products = {site.name: keys(site) for site in ready.model.sites if site.products}
     others = sorted(ready.model.other_weights, key=lambda each: -each[1])
-    float_bytes = whole_bytes(ready.raw)
     samples, predictions, notes = _predictions(once, ready, stages)
     return Inspection(
         source_report(model, ready.model),
         tuple(map(str, ready.model.inputs)),
         tuple(_output(ready, name) for name in ready.model.outputs),
-        float_bytes,
+        file_bytes(model) if isinstance(model, Path) and is_onnx(model) else whole_bytes(ready.raw),
         layers,
         tuple(OtherWeights(name, count, op) for name, count, op in others if count > 1),
-        tuple(_sizes(ready, model, float_bytes)),
+        tuple(_sizes(ready, model)),
         needed_bytes(products, apart=True),
         versions(),
         predictions,
         samples,
-        notes,
+        (*precision_notes(ready.model), *notes),
     )
 
 
@@ -112,9 +114,9 @@ def _predictions(job: Job, ready: Ready, stages: Stages) -> tuple[int, tuple[Pre
     return len(next(iter(noise.values()))), tuple(found), ()
 
 
-def _sizes(ready: Ready, model: Any, float_bytes: int) -> Iterator[FormatSize]:
+def _sizes(ready: Ready, model: Any) -> Iterator[FormatSize]:
     """What the file comes to in each format."""
-    kept = float_bytes - 4 * sum(math.prod(site.shape) for site in ready.model.sites)
+    kept = whole_bytes(ready.model) - sum(ready.model.site_weights.values())
     for options in _SHOWN:
         recipe = Recipe.of({**options, "method": "rtn"})
         said = " ".join(f"--{name} {value}" for name, value in options.items())
@@ -124,4 +126,4 @@ def _sizes(ready: Ready, model: Any, float_bytes: int) -> Iterator[FormatSize]:
         except OptionError as error:
             yield FormatSize(said, note=str(error))
         else:
-            yield FormatSize(said, found.bits_per_weight, found.bytes + max(kept, 0))
+            yield FormatSize(said, found.bits_per_weight, found.bytes + kept)

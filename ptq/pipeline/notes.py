@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ptq.evaluate import Accuracy
 from ptq.lowering import Execution
 from ptq.model.graph import Model
+from ptq.model.precision import computed_in
 from ptq.pipeline.made import Made
 
 _MUCH = 0.01
@@ -25,11 +26,21 @@ def notes_of(made: Made, bits: float, accuracy: Accuracy | None) -> tuple[str, .
     """All notes, those of the steps first; `bits` are those of a weight, on average."""
     return (
         *made.steps,
+        *precision_notes(made.model),
         *_notes(made),
         *_unspent(made, bits),
         *_float_notes(made.model),
         *_accuracy_notes(made, accuracy),
     )
+
+
+def precision_notes(model: Model) -> Iterator[str]:
+    """Where the model came in other floats."""
+    kind = computed_in(model.graph)
+    if kind is not None:
+        rounded = ", which rounds its weights" if "float64" in kind else ""
+        more = f"{rounded}{', inputs and outputs too' if 'bfloat16' in kind else ''}"
+        yield f"the model computes in {kind}; FP32 here is the same network in float32{more}; its size is as it came"
 
 
 def _unspent(made: Made, bits: float) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from ptq.lowering import Execution
 from ptq.model.sites import LOOKUPS, Site
 from ptq.pipeline.describe import source_report
+from ptq.pipeline.notes import precision_notes
 from ptq.pipeline.parts import Wanted
 from ptq.pipeline.ready import Ready
 from ptq.pipeline.smooth import smoothable
@@ -38,6 +39,7 @@ def outline(source: Any, ready: Ready, needed: Wanted | None = None) -> Outline:
         reserved=ready.reserved,
         bits_per_weight=bits / max(sum(counts[layer.site] for layer in quantized), 1),
         bytes=round(bits / 8) + sum(layer.bytes for layer in layers if layer.method is None),
+        notes=tuple(precision_notes(ready.model)),
     )
 
 

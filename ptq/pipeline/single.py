@@ -16,6 +16,7 @@ from ptq.model.graph import Model
 from ptq.model.save import write
 from ptq.model.trained import Trained
 from ptq.pipeline.build import build
+from ptq.pipeline.compare import as_file
 from ptq.pipeline.describe import Reference, describe
 from ptq.pipeline.findings import find
 from ptq.pipeline.job import Job
@@ -84,12 +85,8 @@ def exported(job: Job) -> Job:
 
 
 def _reference(source: object, raw: Model, taken: Trained, folder: Path) -> Reference:
-    """Files of the float network to compare with: the user's own when it is ONNX."""
-    if isinstance(source, Path) and is_onnx(source):
-        own = source
-    else:
-        own = folder / "float.onnx"
-        write(raw, own)
+    """Files of the float network to compare with."""
+    own = as_file(source, raw, folder)
     if not taken.rounded:
         return Reference(own, own)
     unrounded = folder / "unrounded.onnx"

@@ -118,7 +118,7 @@ def resolve(recipe: Recipe, sites: Sequence[Site], *, has_data: bool) -> Plan:
     if not sites:
         raise ModelError(
             "the model has no quantizable node: no Conv, Gemm, MatMul, Gather, LSTM, GRU or RNN with constant "
-            "float32 weights; use another, or convert a model of float16 or float64 to float32"
+            "float weights; use another"
         )
     if recipe.embeddings not in (EMBEDDINGS, NONE) and not any(use.lookup for site in sites for use in site.uses):
         raise OptionError(f"--embeddings {recipe.embeddings}: the model has no embedding table; leave it out")

@@ -85,7 +85,9 @@ class Inspection:
 def render_inspection(found: Inspection, console: Console) -> None:
     """Print an inspection: the layers, what stays float, and what formats would save."""
     source = found.source
-    print_line(console, f"model    {source.path or 'in memory'}: {source.kind}, {megabytes(found.float_bytes)} in FP32")
+    print_line(
+        console, f"model    {source.path or 'in memory'}: {source.kind}, {megabytes(found.float_bytes)} as it came"
+    )
     print_line(console, f"inputs   {', '.join(found.inputs)}")
     print_line(console, f"outputs  {', '.join(found.outputs)}")
     print_whole(console, _layers(found))

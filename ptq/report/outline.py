@@ -60,6 +60,7 @@ class Outline:
     bits_per_weight: float
     bytes: int
     prediction: Prediction | None = None
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
 
@@ -73,6 +74,8 @@ def render_outline(outline: Outline, console: Console) -> None:
     print_whole(console, _table(outline))
     for title, said in _totals(outline):
         print_line(console, f"{title:<9}{said}")
+    for note in outline.notes:
+        print_line(console, f"note     {note}")
     print_line(console, "nothing was written: --dry-run")
 
 

@@ -29,7 +29,7 @@ def inspection_page(found: Inspection) -> Page:
         heading=source.path or "A model",
         status="",
         outcome=(
-            f"{len(found.layers)} layers, {source.weights:,} weights, {found.float_bytes / 1e6:.2f} MB in FP32; "
+            f"{len(found.layers)} layers, {source.weights:,} weights, {found.float_bytes / 1e6:.2f} MB as it came; "
             f"down to {smallest / 1e6:.2f} MB in the formats below"
         ),
         versions=found.versions,
@@ -47,7 +47,7 @@ def inspection_page(found: Inspection) -> Page:
 
 def _sizes(found: Inspection, sizes: list[FormatSize]) -> Chart:
     """What the file comes to in each format."""
-    named = [("FP32", found.float_bytes / 1e6), *((size.options, (size.bytes or 0) / 1e6) for size in sizes)]
+    named = [("as it came", found.float_bytes / 1e6), *((size.options, (size.bytes or 0) / 1e6) for size in sizes)]
     values = [{"name": name, "y": each} for name, each in named]
     told = "; ".join(f"{name} {each:.2f} MB" for name, each in named)
     spec = {
