@@ -215,12 +215,12 @@ def test_rounding_by_others_is_found_too() -> None:
     """With a node between where another grid, or no grid, is read as well."""
     operators = ["Relu", "LeakyRelu", "LeakyRelu", "MatMul", "MatMul"]
     rounded, grids, seen = found(others(reader=SAME))
-    assert (rounded, grids) == (2, {"r/trained": (0.5, -8, 7), "r/trained1": (0.25, -8, 7)})
+    assert (rounded, grids) == (2, {"r_trained": (0.5, -8, 7), "r_trained1": (0.25, -8, 7)})
     assert sorted(seen) == sorted(operators)
     rounded, grids, seen = found(others(reader=SAME.replace("other", "s")))
     assert (rounded, grids, seen) == (2, {"r": (0.5, -8, 7)}, ["Relu", "MatMul", "MatMul"])
     rounded, grids, seen = found(others(reader="z = MatMul(r, w)"))
-    assert (rounded, grids, seen) == (1, {"r/trained": (0.5, -8, 7)}, ["Relu", "LeakyRelu", "MatMul", "MatMul"])
+    assert (rounded, grids, seen) == (1, {"r_trained": (0.5, -8, 7)}, ["Relu", "LeakyRelu", "MatMul", "MatMul"])
     rounded, grids, seen = found(others(second="other", reader="z = MatMul(r, w)"))
     assert (rounded, grids) == (0, {})
     assert "Round" in seen

@@ -18,6 +18,7 @@ import onnx_ir.passes.common as passes
 
 from ptq.errors import ModelError
 from ptq.model.graph import Model
+from ptq.model.naming import make_unique
 from ptq.model.sites import constant
 
 _BRIDGE = "LeakyRelu"
@@ -76,6 +77,7 @@ def trained(model: ir.Model) -> Trained:
     for rounding in _found(plain):
         rounding.last.outputs[0].replace_all_uses_with(rounding.input, replace_graph_outputs=True)
         rounded += 1
+    make_unique(bridged)  # now, as grids are told by the names of tensors
     grids: dict[str, TrainedGrid] = {}
     for value, roundings in _by_input(_found(bridged)):
         grids |= _bridge(bridged.graph, value, roundings)
@@ -129,7 +131,7 @@ def _bridge(graph: ir.Graph, value: ir.Value, roundings: list[_Rounding]) -> dic
     for number, (grid, same) in enumerate(grids.items()):
         read = value
         if not direct:
-            name = f"{value.name}/trained{number or ''}"
+            name = _free(graph, f"{value.name}_trained{number or ''}".replace("/", "_"))
             bridge = ir.node(_BRIDGE, [value], attributes={"alpha": 1.0}, name=name)
             read = bridge.outputs[0]
             read.name, read.shape, read.type = name, value.shape, value.type
@@ -138,6 +140,15 @@ def _bridge(graph: ir.Graph, value: ir.Value, roundings: list[_Rounding]) -> dic
         for rounding in same:
             rounding.last.outputs[0].replace_all_uses_with(read, replace_graph_outputs=True)
     return found
+
+
+def _free(graph: ir.Graph, name: str) -> str:
+    """The name, or one like it that nothing in the graph has."""
+    values = [*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs)]
+    taken = {each.name for each in (*values, *graph)}
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _rounding(last: ir.Node) -> _Rounding | None:
