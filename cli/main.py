@@ -81,6 +81,7 @@ def _command(arguments: list[str] | None, stack: ExitStack) -> int:  # noqa: PLR
             from ptq.distributed import joined
 
             stack.enter_context(joined(_lost))
+        _check_text(sys.argv[1:] if arguments is None else arguments)
         code = commands.main(arguments, prog_name="ptq", standalone_mode=False)
     except DistributedError as error:
         return _ended(ranks(), str(error))
@@ -101,6 +102,15 @@ def _command(arguments: list[str] | None, stack: ExitStack) -> int:  # noqa: PLR
         place = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{place}; free space, or name another place", 1)
     return int(code or 0)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse names that no report, and no file of a model, could hold."""
+    for each in arguments:
+        try:
+            each.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"{each!r} is no text in UTF-8; rename the file") from None
 
 
 def _fail(message: str, code: int) -> int:

@@ -79,7 +79,7 @@ def quantize(  # noqa: PLR0917  (one parameter per option)
 
     recipe = asked(recipe_file, said_options(options))
     kind = recipe.kind if isinstance(recipe, Recipe) else AUTO
-    output = output or model.with_name(f"{model.stem}.{kind}.onnx")
+    output = output or model.parent / f"{model.stem}.{kind}.onnx"
     if dry_run and reports.html is not None:
         raise click.UsageError("--html is for a model that was quantized; leave out --dry-run, or give --json")
     reports.check([model, data, evaluation], output)

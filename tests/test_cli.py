@@ -34,6 +34,17 @@ def test_the_main_job(ptq: Command, folder: Folder) -> None:
     assert folder.output.stat().st_size == said["file"]["bytes"]
 
 
+def test_names_that_are_no_names(ptq: Command, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may be called what no text is; what is named in a report may not."""
+    ptq("quantize", "").fails("is a folder")
+    ptq("quantize", os.fsdecode(b"\xff.onnx")).fails(r"'\udcff.onnx' is no text in UTF-8; rename the file", code=2)
+    odd = folder.path / os.fsdecode(b"\xff")
+    odd.mkdir()
+    folder.model.rename(odd / "net.onnx")
+    monkeypatch.chdir(odd)
+    assert ptq("quantize", "net.onnx", "-o", "out.onnx", "--method", "rtn").code == 0
+
+
 def test_same_input_same_bytes(ptq: Command, folder: Folder) -> None:
     made = []
     for name in ("one.onnx", "two.onnx"):

@@ -142,6 +142,14 @@ def test_it_is_streaming() -> None:
     assert evaluate(same(), same(), stream()).samples == len(alive) == 5
 
 
+def test_an_output_of_no_numbers_counts_for_nothing() -> None:
+    """That of a detector that finds nothing in an image."""
+    full, empty = np.ones((1, 2), np.float32), np.ones((1, 0), np.float32)
+    assert evaluate(same(), same(), [Batch({"x": full}), Batch({"x": empty})]).samples == 1
+    with pytest.raises(DataError, match="at least one sample with an output"):
+        evaluate(same(), same(), [Batch({"x": empty})])
+
+
 def test_no_sample_is_an_error() -> None:
     with pytest.raises(DataError, match="at least one sample"):
         evaluate(same(), same(), [])

@@ -172,7 +172,7 @@ def test_a_bias_that_is_a_factor_elsewhere_keeps_its_numbers() -> None:
 
 def test_a_weight_that_is_an_output_keeps_its_numbers() -> None:
     nodes = "a = MatMul (x, v) b = Relu (a) c = MatMul (b, w) y = Relu (c)"
-    inputs, outputs = "float[n, 8, 16] x", "float[n, 8, 12] y, float[16, 16] v, float[16, 12] w"
+    inputs, outputs = "float[n, 8, 16] x", "float[n, 8, 12] y, float[16, 12] w"
     model = graphs.model(nodes, inputs, outputs, {"v": (16, 16), "w": (16, 12)})
     feeds = {"x": normal(8, 8, 16)["x"] * np.geomspace(0.1, 30, 16, dtype=np.float32)}
     for step in ("cross-layer-equalization", "smoothquant", "awq"):  # which find no other weights

@@ -86,3 +86,27 @@ def test_damaged_code_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="holds TorchScript that cannot be read") as error:
         capture(path, CaptureOptions(), EXAMPLE)
     assert "\n" not in str(error.value)
+
+
+class Repeating(nn.Module):
+    """Its buffer is one number in the file, and 40 GB in a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("much", torch.ones(1).expand(100_000, 100_000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.much[:1, :3]
+
+
+@pytest.mark.filterwarnings("ignore:No complete tensor found", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["program", "script"])
+def test_a_tensor_that_repeats_what_a_file_holds_takes_no_memory(kind: str, tmp_path: Path) -> None:
+    path, example = tmp_path / "m.pt", torch.zeros(2, 3)
+    if kind == "program":
+        torch.export.save(torch.export.export(Repeating(), (example,)), path)
+    else:
+        torch.jit.save(torch.jit.trace(Repeating(), example), path)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(ModelFileError, match=r"holds 4 bytes of '.*much', whose .* takes 40\.0 GB"):
+        capture(path, CaptureOptions())

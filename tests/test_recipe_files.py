@@ -50,6 +50,8 @@ def refusal(folder: Folder, text: str, *, has_data: bool = True, **options: Any)
     ("text", "words"),
     [
         ("weights = int4", ["mine.toml is no TOML", "line 1"]),
+        (f"bits = 1{'0' * 5000}", ["mine.toml is no TOML", "4300 digits"]),
+        (f"layers = {'[' * 5000}", ["mine.toml is no TOML", "recursion"]),
         ('wieghts = "int4"', ["mine.toml: unknown option 'wieghts'; did you mean 'weights'?"]),
         ('first-last = "int8"', ["unknown option 'first-last'; did you mean 'first_last'?"]),
         ('method = "gtpq"', ["mine.toml: unknown --method 'gtpq'; did you mean 'gptq'?"]),

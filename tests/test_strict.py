@@ -103,3 +103,18 @@ def test_the_report_is_of_the_file(
     assert (found.integer > 0) == any(layer["integer"] for layer in report["layers"])
     kernels = {kernel for layer in report["layers"] for kernel in layer["kernel"].split(", ")}
     assert kernels <= {*found.kernels}
+
+
+@pytest.mark.parametrize("key", ["ptq.site", "ptq.site.2", "ptq.site.x"])
+def test_marks_that_come_with_a_model_are_none_of_the_report(key: str, ptq: Command, tmp_path: Path) -> None:
+    """They are what the audit finds layers by, in the file that was written."""
+    proto = network([node("Relu", ["x"], ["a"]), node("MatMul", ["a", "w"], ["y"], name="product")])
+    proto.graph.node[0].metadata_props.add(key=key, value="product")
+    proto.graph.node[1].metadata_props.add(key="ptq.float", value="because")
+    np.savez(tmp_path / "x.npz", **X)  # type: ignore[arg-type]
+    path, report = saved(tmp_path / "m.onnx", proto), tmp_path / "r.json"
+    given = ("--data", tmp_path / "x.npz", "--method", "rtn", "--weights", "int8", "--json", report)
+    assert ptq("quantize", path, *given).code == 0
+    (layer,) = json.loads(report.read_text(encoding="utf-8"))["layers"]
+    assert layer["integer"]
+    assert layer["note"] is None

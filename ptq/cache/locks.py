@@ -32,7 +32,7 @@ def held(output: Path | None, folder: Path) -> Iterator[None]:
         yield
         return
     said = f"process {os.getpid()}" if output is None else str(output.absolute())
-    path = folder / _FOLDER / hashlib.sha256(said.encode()).hexdigest()[:32]
+    path = folder / _FOLDER / hashlib.sha256(os.fsencode(said)).hexdigest()[:32]
     with writing(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b", buffering=0)

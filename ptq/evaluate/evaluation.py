@@ -89,7 +89,8 @@ def evaluate_all(
     `metrics` are those of `METRICS`, or `module:callable`; left out, what there is for such labels.
 
     Raises:
-        DataError: there is no sample, or not one label for each sample of a batch, or a metric is not for such labels.
+        DataError: there is no sample with an output, or not one label for each sample of a batch, or a metric is not
+            for such labels.
         ModelError: a model does not run, or its output differs in shape from that of the float model.
 
     """
@@ -98,18 +99,21 @@ def evaluate_all(
     for batch in batches:
         expected = reference.run(batch.feeds, reference.outputs[:1])[0]
         outputs = [session.run(batch.feeds, session.outputs[:1])[0] for session in quantized]
-        samples += len(expected) if expected.ndim else 1
-        for session, out, close in zip(quantized, outputs, closeness, strict=True):
+        for session, out in zip(quantized, outputs, strict=True):
             if expected.shape != out.shape:
                 raise ModelError(
                     f"output {session.outputs[0]!r} has shape {out.shape}, that of the float model {expected.shape}; "
                     "the two files are not the same network"
                 )
+        if not expected.size:  # as of a detector that finds nothing
+            continue
+        samples += len(expected) if expected.ndim else 1
+        for out, close in zip(outputs, closeness, strict=True):
             close.add(expected, out)
         if batch.labels is not None:
             scores.add([expected, *outputs], np.asarray(batch.labels))
     if not samples:
-        raise DataError("evaluation needs at least one sample, got none; check the evaluation data")
+        raise DataError("evaluation needs at least one sample with an output, got none; check the evaluation data")
     return [
         Accuracy(samples=samples, labelled=scores.labelled, scores=scores.result(number), **close.result())
         for number, close in enumerate(closeness, 1)

@@ -23,6 +23,9 @@ _SHOWN = 3
 _OUTWARD = re.compile(rb"\b(save|from_file|load_tensor|rpc_(a?sync|remote))\b")
 """Of the operators that TorchScript has, those that read or write files by name, or call other processes."""
 
+_MUCH_BYTES, _MOST_TIMES = 1 << 30, 200
+"""What a tensor may come to, whatever the file holds of it, and how many times that."""
+
 _STEP = ".low_bit_step"
 """How the name of a buffer ends that `ptq.training.convert` gives layers."""
 
@@ -50,7 +53,28 @@ def load_script(path: Path, *, trusted: bool) -> nn.Module:
         raise ModelFileError(
             f"{path} holds TorchScript that cannot be read ({first_line(error)}); save it again"
         ) from error
+    check_held({**module.state_dict(), **dict(module.named_buffers())}, path)
     return module
+
+
+def check_held(tensors: Mapping[str, Any], path: Path) -> None:
+    """Refuse tensors that repeat the few numbers that a file holds of them until no memory has room for them.
+
+    Raises:
+        ModelFileError: there is one.
+
+    """
+    import torch
+
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+            continue
+        claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+        if claimed > max(_MUCH_BYTES, _MOST_TIMES * held):
+            raise ModelFileError(
+                f"{path} holds {held:,} bytes of {name!r}, whose shape {list(tensor.shape)} takes "
+                f"{claimed / 1e9:.1f} GB; save it as small as it is"
+            )
 
 
 def _reaching_out(path: Path) -> str | None:

@@ -21,6 +21,7 @@ from ptq.model import fills, idioms
 from ptq.model.derived import derive
 from ptq.model.inlining import inline
 from ptq.model.naming import make_unique, own_tensors
+from ptq.model.sites import ASIDE_KEY
 from ptq.model.validity import opset_of
 
 TARGET_OPSET = 21
@@ -31,6 +32,9 @@ _FOLD_LIMIT = 1 << 31
 
 _OWN_DOMAIN = "ai.onnx"
 """Another name of the domain that has none."""
+
+_MARK = "ptq."
+"""What the keys of our own metadata begin with."""
 
 _MOST_FOLLOWED = 1 << 16
 _FOLLOWED = frozenset({"Add", "Cast", "Gather", "Identity", "Mul", "Slice", "Squeeze", "Sub", "Unsqueeze"})
@@ -66,6 +70,7 @@ def prepare(model: ir.Model) -> ir.Model:
         passes.RemoveUnusedNodesPass()(prepared)
         passes.RemoveUnusedOpsetsPass()(prepared)
         make_unique(prepared)
+        _forget_marks(prepared.graph)
     prepared.opset_imports[""] = max(opset, TARGET_OPSET)
     prepared.ir_version = ir_version(max(opset, TARGET_OPSET))
     return prepared
@@ -148,6 +153,13 @@ def _most_followed(graph: ir.Graph) -> int:
 def _length(value: ir.Value) -> int:
     tensor = value.const_value
     return tensor.size if tensor is not None and len(tensor.shape) == 1 else 1
+
+
+def _forget_marks(graph: ir.Graph) -> None:
+    """Remove what lowering notes for the audit: that of another run would be taken for that of this one."""
+    for node in graph.all_nodes():
+        for key in [key for key in node.metadata_props if key.startswith(_MARK) and key != ASIDE_KEY]:
+            del node.metadata_props[key]
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptq.errors import ModelFileError, UntrustedPickleError, first_line
+from ptq.model.checkpoints import check_held
 from ptq.model.quiet import quiet
 
 if TYPE_CHECKING:
@@ -81,12 +82,14 @@ def load_program(path: Path, *, trusted: bool) -> ExportedProgram:
             )
     try:
         with quiet(), path.open("rb") as stream:
-            return torch.export.load(stream)
+            program = torch.export.load(stream)
     except Exception as error:  # any, by what is damaged
         raise ModelFileError(
             f"{path} holds a torch.export program that torch {torch.__version__} cannot read ({first_line(error)}); "
             f"save it again with this version of torch"
         ) from error
+    check_held({**program.state_dict, **program.constants}, path)
+    return program
 
 
 def _code(path: Path) -> Iterator[str]:

@@ -57,5 +57,5 @@ def read(recipe: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         raise OptionError(f"--recipe {path}: {why}; give a file of TOML, or a name of `ptq recipes`") from None
     except UnicodeDecodeError:
         raise OptionError(f"--recipe {path} is no text in UTF-8; give a file of TOML") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # some of Python itself, of numbers too long and lists too deep
         raise OptionError(f'--recipe {path} is no TOML: {error}; write for example weights = "int4"') from None
