@@ -15,6 +15,7 @@ from calibration.spec import InputSpec
 from ptq.errors import ModelError, ModelFileError, OptionError, first_line
 from ptq.model.files import Kind, detect
 from ptq.model.precision import computed_in, in_float32
+from ptq.model.quiet import quiet
 from ptq.model.streamed import Streamed
 from ptq.model.tensors import base_of
 from ptq.model.validity import check_valid, refusal
@@ -158,7 +159,8 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
     refused = None if path is None else refusal(proto, path)
     base = Path.cwd() if path is None else base_of(proto, path)
     try:
-        model = ir.from_proto(proto)
+        with quiet():
+            model = ir.from_proto(proto)
         model.graph.sort()  # ONNX Runtime takes nodes in any order
     except Exception as error:  # whatever does not fit the standard
         raise refused or ModelFileError(
@@ -172,7 +174,8 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
 def _runnable(model: ir.Model, refused: ModelError, path: Path) -> ir.Model:
     """A model that ONNX Runtime refused as it came, in float32, where it has kernels for more."""
     try:
-        model = in_float32(model)
+        with quiet():
+            model = in_float32(model)
         runs = computed_in(model) is not None and refusal(ir.to_proto(model), path) is None
     except ModelError:
         raise
