@@ -174,7 +174,8 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
 def _runnable(model: ir.Model, refused: ModelError, path: Path) -> ir.Model:
     """A model that ONNX Runtime refused as it came, in float32, where it has kernels for more."""
     try:
-        model = in_float32(model)
+        with quiet():
+            model = in_float32(model)
         runs = computed_in(model) is not None and refusal(ir.to_proto(model), path) is None
     except ModelError:
         raise
