@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from tiny_models import matmul_onnx
 
-from ptq.errors import ModelFileError, OutputError
+from ptq.errors import ModelError, ModelFileError, OutputError
 from ptq.model.capture import CaptureOptions, capture
 from ptq.model.session import Session
+from ptq.model.validity import check_valid
 from ptq.pipeline import run
 from ptq.pipeline.job import Job
 from ptq.pipeline.stages import Stages
@@ -184,8 +186,16 @@ def test_a_weight_has_what_its_shape_takes(name: str) -> None:
     ],
 )
 def test_every_way_to_store_a_weight_is_taken(proto: onnx.ModelProto) -> None:
-    """That the product is not one of such a type is said by others, later."""
-    assert capture(proto, DEFAULTS).graph.initializers["w"].const_value is not None
+    """That the product is not one of such a type is for ONNX Runtime to say."""
+    check_valid(proto, None)
+    assert ir.from_proto(proto).graph.initializers["w"].const_value is not None
+
+
+def test_a_model_in_memory_is_judged_too() -> None:
+    proto = with_weight(1, [4, 3], float_data=[1.0] * 12)
+    proto.graph.node[0].input[0] = "nowhere"
+    with pytest.raises(ModelError, match=r"the model in memory: ONNX Runtime .* does not load the graph: .*nowhere"):
+        capture(proto, DEFAULTS)
 
 
 def test_external_data_of_a_branch_is_looked_at_too(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
 
 def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
     check_valid(proto, path)
-    refused = None if path is None else refusal(proto, path)
+    refused = refusal(proto, path)
     base = Path.cwd() if path is None else base_of(proto, path)
     try:
         with quiet():
@@ -168,10 +168,10 @@ def _from_proto(proto: onnx.ModelProto, path: Path | None) -> ir.Model:
         ) from error
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         _stream(graph, base)
-    return in_float32(model) if refused is None or path is None else _runnable(model, refused, path)
+    return in_float32(model) if refused is None else _runnable(model, refused, path)
 
 
-def _runnable(model: ir.Model, refused: ModelError, path: Path) -> ir.Model:
+def _runnable(model: ir.Model, refused: ModelError, path: Path | None) -> ir.Model:
     """A model that ONNX Runtime refused as it came, in float32, where it has kernels for more."""
     try:
         with quiet():

@@ -68,14 +68,14 @@ def opset_of(imports: Mapping[str, int]) -> int:
     return int(version)
 
 
-def refusal(proto: onnx.ModelProto, path: Path) -> ModelError | None:
+def refusal(proto: onnx.ModelProto, path: Path | None) -> ModelError | None:
     """Why ONNX Runtime does not take a graph; its weights are inputs to that end, so that none is read."""
     try:
         Session(_without_weights(proto).SerializeToString(), optimize=False)
     except ModelError as error:
         said = str(error).rstrip(".")
         fix = "export it without custom operators" if _UNKNOWN in said else "repair it, or export it again"
-        return ModelError(f"{path}: {said}; {fix}")
+        return ModelError(f"{path or 'the model in memory'}: {said}; {fix}")
     return None
 
 
