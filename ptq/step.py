@@ -28,7 +28,8 @@ class Setting:
     Nothing may be multiplied into the weight of a site that is `on_grid`. `batches` begins the calibration data anew;
     without data there are none. What follows is shared among the processes of a run, and the same in all: `gather`
     shows the batches to a function that lets observers see them, `moments` gathers the second moments of the inputs of
-    sites of a model, and `each` finds something for each of several things, by what they cost.
+    sites of a model, and `each` finds something for each of several things, by what they cost. What a function makes is
+    `kept` under a name that tells apart what one step keeps: a run after one that was killed does not make it again.
     """
 
     methods: Mapping[str, Method | None]
@@ -38,6 +39,7 @@ class Setting:
     gather: Callable[[Mapping[str, Any], Callable[[Batch], None]], None]
     moments: Callable[[Model, Sequence[Site]], Mapping[str, Moment]]
     each: Callable[[Mapping[str, float], Callable[[str], Any]], Mapping[str, Any]]
+    kept: Callable[[tuple[str, ...], Callable[[], Any]], Any]
     advance: Callable[[], None] = lambda: None
 
 

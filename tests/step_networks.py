@@ -11,6 +11,7 @@ import torch
 
 from calibration.dataset import fit
 from calibration.sources import open_data
+from ptq.cache import opened
 from ptq.model.graph import Model
 from ptq.pipeline.ready import executions_of
 from ptq.pipeline.stages import Stages
@@ -108,7 +109,7 @@ def steps(model: Model, data: Mapping[str, np.ndarray], *names: str, **options: 
     recipe = Recipe.of({"method": "rtn", "weights": "int4", "steps": names, **options})
     found = fit(open_data(data, None, "--data"), model.inputs)
     plan = recipe.plan(model.sites, has_data=True)
-    return Steps(plan, executions_of(model, plan), found, Stages(), [])
+    return Steps(plan, executions_of(model, plan), found, Stages(), opened(), [])
 
 
 def quantized(model: Model, made: Steps) -> dict[str, QTensor]:

@@ -29,7 +29,7 @@ def test_corrected_means_are_those_of_float(network: str, monkeypatch: pytest.Mo
     made = steps(model, data, "bias-correction")
     weights = quantized(model, made)
     step = dict(made.plan.steps)["bias-correction"]
-    shifts, _ = step.shifts(model, made.setting(model, lambda: None), weights)
+    shifts, _ = step.shifts(model, made.setting(model, (), lambda: None), weights)
     arrays = {site.weight: site.tensor(weights[site.name].dequantize().numpy()) for site in model.sites}
     plain = model.with_initializers(arrays)
     for site in model.sites:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,7 @@ import ptq
 from ptq.errors import OptionError
 from ptq.model.graph import Model
 from ptq.model.session import Session
+from ptq.pipeline.steps import Steps
 from ptq.recipe import STEPS, Recipe
 
 WHEN = {"before": "change", "after": "shifts"}
@@ -66,11 +68,39 @@ def test_a_step_after_shifts_biases(name: str, network: str) -> None:
     model, data = Model.of(ir.from_proto(proto)), feeds(proto)
     made = steps(model, data, name)
     step = dict(made.plan.steps)[name]
-    shifts, note = step.shifts(model, made.setting(model, lambda: None), quantized(model, made))
+    shifts, note = step.shifts(model, made.setting(model, (), lambda: None), quantized(model, made))
     own = {site.name: site.rows for site in model.sites if model.has_own_bias(site)}
     assert {site: shift.shape for site, shift in shifts.items()} == {site: (rows,) for site, rows in own.items()}
     assert all(np.isfinite(shift).all() for shift in shifts.values())
     assert note.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if STEPS[name].STEP.needs_data])
+def test_what_a_step_found_is_kept_of_a_run_that_was_killed(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    proto, data = NETWORKS["tokens"], feeds(NETWORKS["tokens"])
+
+    def run(cache: str) -> bytes:
+        monkeypatch.setenv("PTQ_CACHE", str(tmp_path / cache))
+        return ptq.quantize(proto, data, method="rtn", weights="int8", steps=name).content
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def ran(*_: object, **__: object) -> None:
+        raise AssertionError("the data are run once more")
+
+    with monkeypatch.context() as patch:
+        place, what = ("findings", "_given") if STEPS[name].STEP.when == "before" else ("build", "lower")
+        patch.setattr(f"ptq.pipeline.{place}.{what}", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run("killed")
+    with monkeypatch.context() as patch:
+        for what in ("_batches", "_own"):
+            patch.setattr(Steps, what, ran)
+        resumed = run("killed")
+    assert run("fresh") == resumed
 
 
 @pytest.mark.parametrize("name", [name for name in STEPS if STEPS[name].STEP.needs_data])

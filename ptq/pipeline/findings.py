@@ -50,7 +50,7 @@ def find(job: Job, ready: Ready, stages: Stages, store: Store, *, partly: bool =
     """
     together.check_alike(ready.model, ready.plan.recipe, ready.data)
     ready = replace(ready, block_bytes=together.least(ready.block_bytes))
-    steps = Steps(ready.plan, ready.executions, ready.data, stages, [])
+    steps = Steps(ready.plan, ready.executions, ready.data, stages, store, [])
     model, statistics = steps.before(ready.model), None
     if ready.data is not None:
         model = _smoothed(model, ready, ready.data, stages, store)

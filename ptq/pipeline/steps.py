@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 from calibration.batch import Batch
 from calibration.dataset import Dataset
 from calibration.observers import Moment
+from ptq.cache import Store
 from ptq.lowering import Execution
 from ptq.model.graph import Model
+from ptq.model.save import digest
 from ptq.model.sites import Site
 from ptq.pipeline import together
 from ptq.pipeline.calibrate import BATCH, calibrate
@@ -19,6 +22,8 @@ from ptq.pipeline.solved import SiteWeights, is_on_grid
 from ptq.pipeline.stages import Advance, Stages
 from ptq.recipe import MINMAX, Plan
 from ptq.step import AFTER, BEFORE, Setting
+
+T = TypeVar("T")
 
 
 def check_steps(model: Model, plan: Plan) -> None:
@@ -41,6 +46,7 @@ class Steps:
     executions: Mapping[str, Execution]
     data: Dataset | None
     stages: Stages
+    store: Store
     notes: list[str]
     """What they did, for the report."""
 
@@ -48,7 +54,7 @@ class Steps:
         """The model after the steps before the method, in the order in which they were given."""
         for name, step in self._steps(BEFORE):
             with self.stages.stage(name) as advance:
-                model, note = step.change(model, self.setting(model, advance))
+                model, note = step.change(model, self.setting(model, (name, step), advance))
             self.notes.append(note)
         return model
 
@@ -56,8 +62,9 @@ class Steps:
         """The weights with the biases of the steps after the method."""
         for name, step in self._steps(AFTER):
             with self.stages.stage(name) as advance:
+                sizes = [(site, found.solved.sizes.path.name, found.rung) for site, found in weights.items()]
                 made = {site: found.read() for site, found in weights.items()}
-                shifts, note = step.shifts(model, self.setting(model, advance), made)
+                shifts, note = step.shifts(model, self.setting(model, (name, step, sizes), advance), made)
             weights = {
                 site: dataclasses.replace(found, bias_shift=shifts.get(site, found.bias_shift))
                 for site, found in weights.items()
@@ -68,8 +75,17 @@ class Steps:
     def _steps(self, when: str) -> Iterator[tuple[str, Any]]:
         return ((name, step) for name, step in self.plan.steps if step.when == when)
 
-    def setting(self, model: Model, advance: Advance) -> Setting:
-        """What a step is given."""
+    def setting(self, model: Model, follows: tuple[object, ...], advance: Advance) -> Setting:
+        """What a step is given; besides that, what it finds `follows` from the step itself."""
+
+        @cache
+        def given() -> tuple[object, ...]:
+            data = None if self.data is None else self.data.fingerprint()
+            return digest(model), data, self.plan.methods, self.executions, follows
+
+        def kept(name: tuple[str, ...], make: Callable[[], T]) -> T:
+            return together.get(self.store, "step", lambda: (given(), name), make)
+
         return Setting(
             self.plan.methods,
             self.executions,
@@ -78,6 +94,7 @@ class Steps:
             self._gather,
             self._moments,
             together.each,
+            kept,
             advance,
         )
 

@@ -64,12 +64,10 @@ class Awq:
         inputs = shared_inputs(model, setting, frozenset(Execution) - {Execution.FLOAT, Execution.LOOKUP})
         if not inputs:
             raise OptionError("--step awq finds no quantized matrix product with a weight of its own; leave it out")
-        sizes = _magnitudes(model, inputs, setting)
+        sizes = setting.kept(("magnitudes", *inputs), partial(_magnitudes, model, inputs, setting))
         found: dict[str, tuple[float, Tensor]] = {}
         for part in _parts(inputs):
-            moments = setting.moments(model, [inputs[name][0] for name in part])
-            best = partial(_best, model, setting, inputs, moments, sizes)
-            found |= setting.each({name: _cost(inputs[name]) for name in part}, best)
+            found |= setting.kept(("factors", *part), partial(_searched, model, setting, inputs, sizes, part))
         paying = {name: sites for name, sites in inputs.items() if found[name][0] < _WORTH}
         if not paying:
             raise OptionError("--step awq finds no input whose channels differ enough for it to gain; leave it out")
@@ -113,6 +111,19 @@ def _parts(inputs: Mapping[str, Sequence[Site]]) -> Iterator[list[str]]:
 def _cost(sites: Sequence[Site]) -> float:
     """About what it takes to try the products with an input."""
     return float(sum(min(site.rows, _ROWS) * site.columns**2 for site in sites))
+
+
+def _searched(
+    model: Model,
+    setting: Setting,
+    inputs: Mapping[str, Sequence[Site]],
+    sizes: Mapping[str, Tensor],
+    part: Sequence[str],
+) -> Mapping[str, tuple[float, Tensor]]:
+    """What `_best` finds for each input of a part."""
+    moments = setting.moments(model, [inputs[name][0] for name in part])
+    best = partial(_best, model, setting, inputs, moments, sizes)
+    return setting.each({name: _cost(inputs[name]) for name in part}, best)
 
 
 def _best(

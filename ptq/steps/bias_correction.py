@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final, Self
 
 import numpy as np
@@ -74,10 +75,7 @@ class BiasCorrection:
         """What the biases gain so that all means are as in float on the calibration data."""
         sites = [site for site in model.sites if site.name in weights and model.has_own_bias(site)]
         functions = {site.name: behind(model, site.uses[0]) for site in sites}
-        expected = {site.name: Mean() for site in sites}
-        for found in _samples(model, sites, setting.batches()):
-            for name, values in found.items():
-                expected[name].add(functions[name](values).mean(1), values.shape[1])
+        expected = setting.kept(("means",), partial(_expected, model, setting, sites, functions))
         arrays = {
             site.weight: site.tensor(weights[site.name].dequantize().numpy())
             for site in model.sites
@@ -85,17 +83,44 @@ class BiasCorrection:
         }
         shifts: dict[str, np.ndarray] = {}
         for together in _by_depth(model, sites):
-            made = list(_samples(model.with_initializers(arrays), together, setting.batches()))
+            names = [site.name for site in together]
+            matched = partial(_matched, model, setting, together, functions, expected, arrays)
+            shifts |= setting.kept(("shifts", *names), matched)
             for site in together:
-                values = torch.cat([found.pop(site.name) for found in made], 1)
-                shift = matching(values, functions[site.name], expected[site.name].result())
-                shifts[site.name] = shift.float().numpy()
                 bias = str(site.uses[0].bias)
                 old = model.initializer(bias)
                 arrays[bias] = (old + shifts[site.name].reshape(old.shape)).astype(np.float32)
             setting.advance()
         layers = f"{len(sites)} layer{'s' * (len(sites) != 1)}"
         return shifts, f"bias-correction: means of {layers} as in float on the calibration data"
+
+
+def _expected(
+    model: Model, setting: Setting, sites: Sequence[Site], functions: Mapping[str, Function]
+) -> dict[str, Tensor]:
+    """The mean output of each site in float, behind its function."""
+    means = {site.name: Mean() for site in sites}
+    for found in _samples(model, sites, setting.batches()):
+        for name, values in found.items():
+            means[name].add(functions[name](values).mean(1), values.shape[1])
+    return {name: mean.result() for name, mean in means.items()}
+
+
+def _matched(
+    model: Model,
+    setting: Setting,
+    sites: Sequence[Site],
+    functions: Mapping[str, Function],
+    expected: Mapping[str, Tensor],
+    arrays: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """What the bias of each site gains where the weights and biases of others are those of `arrays`."""
+    made = list(_samples(model.with_initializers(arrays), sites, setting.batches()))
+    shifts = {}
+    for site in sites:
+        values = torch.cat([found.pop(site.name) for found in made], 1)
+        shifts[site.name] = matching(values, functions[site.name], expected[site.name]).float().numpy()
+    return shifts
 
 
 def matching(values: Tensor, function: Function, means: Tensor) -> Tensor:

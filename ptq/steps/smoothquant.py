@@ -8,8 +8,9 @@ without this step too, with the strength of least expected error; with it, they 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final, Self
 
 import torch
@@ -21,6 +22,7 @@ from ptq.errors import OptionError
 from ptq.lowering import Execution
 from ptq.model.graph import Model
 from ptq.model.probe import channelled, channels_as
+from ptq.model.sites import Site
 from ptq.step import BEFORE, Setting, folded, shared_inputs
 
 _ROUNDED: Final = frozenset({Execution.STATIC, Execution.DYNAMIC, Execution.SIMULATED, Execution.QDQ})
@@ -65,23 +67,29 @@ class SmoothQuant:
             raise OptionError(
                 "--step smoothquant finds no product with a weight of its own whose input is rounded; leave it out"
             )
-        seen = {name: Channels.of(sites[0].columns) for name, sites in inputs.items()}
-        session = channelled(model.graph, seen)
-
-        def see(batch: Batch) -> None:
-            found = dict(zip(session.outputs, map(torch.from_numpy, session.run(batch.feeds)), strict=True))
-            for name, channels in seen.items():
-                low, high, power = (found[part] for part in channels_as(name))
-                channels.add(low, high, power, batch.size)
-            setting.advance()
-
-        setting.gather(seen, see)
+        seen = setting.kept(("extremes", *inputs), partial(_seen, model, setting, inputs))
         factors = {}
         for name, sites in inputs.items():
             largest = torch.maximum(-seen[name].low, seen[name].high)
             weight = torch.stack([torch.from_numpy(abs(model.matrix(site)).max(0)) for site in sites]).amax(0)
             factors[name] = strengths(largest, weight, self.alpha)
         return folded(model, setting, inputs, factors, "smoothquant")
+
+
+def _seen(model: Model, setting: Setting, inputs: Mapping[str, Sequence[Site]]) -> dict[str, Channels]:
+    """The channels of the inputs."""
+    seen = {name: Channels.of(sites[0].columns) for name, sites in inputs.items()}
+    session = channelled(model.graph, seen)
+
+    def see(batch: Batch) -> None:
+        found = dict(zip(session.outputs, map(torch.from_numpy, session.run(batch.feeds)), strict=True))
+        for name, channels in seen.items():
+            low, high, power = (found[part] for part in channels_as(name))
+            channels.add(low, high, power, batch.size)
+        setting.advance()
+
+    setting.gather(seen, see)
+    return seen
 
 
 def strengths(largest: Tensor, weight: Tensor, alpha: float) -> Tensor:
