@@ -76,7 +76,17 @@ def is_onnx(source: object) -> TypeGuard[Path | onnx.ModelProto]:
         ModelFileError: a file cannot be read or holds no model.
 
     """
-    return isinstance(source, onnx.ModelProto) or (isinstance(source, Path) and detect(source) is Kind.ONNX)
+    return isinstance(source, onnx.ModelProto) or onnx_file(source) is not None
+
+
+def onnx_file(source: object) -> Path | None:
+    """The file of a model that is an ONNX graph in one; None of others.
+
+    Raises:
+        ModelFileError: a file cannot be read or holds no model.
+
+    """
+    return source if isinstance(source, Path) and detect(source) is Kind.ONNX else None
 
 
 def _from_file(path: Path, options: CaptureOptions, example: Mapping[str, np.ndarray] | None) -> ir.Model:

@@ -51,14 +51,19 @@ def make_unique(model: ir.Model) -> None:
         if not _is_part(name, owners):
             continue
         if value not in fixed:
-            made = name.replace("/", "_")
-            while made in taken:
-                made += "_"
+            made = free_name(name.replace("/", "_"), taken)
             taken.add(made)
             _own(value)
             value.name = made
         elif value.is_initializer():
             raise ModelError(f"the output {name!r} is called like a part that ptq adds to a graph; rename it")
+
+
+def free_name(name: str, taken: Container[str | None]) -> str:
+    """The name, or one like it that is not taken."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _name_nodes(graph: ir.Graph) -> None:

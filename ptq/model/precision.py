@@ -20,7 +20,7 @@ import onnx_ir.passes.common as passes
 from ptq.errors import ModelError
 from ptq.model.elements import Elements, bodies, element_types, ends, values_of
 from ptq.model.inlining import inline
-from ptq.model.naming import own_tensors
+from ptq.model.naming import free_name, own_tensors
 from ptq.model.quiet import quiet
 from ptq.model.sites import weight_slots
 
@@ -219,10 +219,9 @@ class _Rewriting:
 
     def _free(self, name: str) -> str:
         """The name, or one like it that no value has."""
-        while name in self._names:
-            name += "_"
-        self._names.add(name)
-        return name
+        found = free_name(name, self._names)
+        self._names.add(found)
+        return found
 
 
 def _turned(graph: ir.Graph, kinds: Elements, types: Collection[ir.DataType]) -> set[ir.Value]:

@@ -17,8 +17,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from ptq.errors import ModelError
+from ptq.model.elements import values_of
 from ptq.model.graph import Model
-from ptq.model.naming import make_unique
+from ptq.model.naming import free_name, make_unique
 from ptq.model.sites import constant
 
 _BRIDGE = "LeakyRelu"
@@ -131,7 +132,8 @@ def _bridge(graph: ir.Graph, value: ir.Value, roundings: list[_Rounding]) -> dic
     for number, (grid, same) in enumerate(grids.items()):
         read = value
         if not direct:
-            name = _free(graph, f"{value.name}_trained{number or ''}".replace("/", "_"))
+            taken = {each.name for each in (*values_of(graph), *graph)}
+            name = free_name(f"{value.name}_trained{number or ''}".replace("/", "_"), taken)
             bridge = ir.node(_BRIDGE, [value], attributes={"alpha": 1.0}, name=name)
             read = bridge.outputs[0]
             read.name, read.shape, read.type = name, value.shape, value.type
@@ -140,15 +142,6 @@ def _bridge(graph: ir.Graph, value: ir.Value, roundings: list[_Rounding]) -> dic
         for rounding in same:
             rounding.last.outputs[0].replace_all_uses_with(read, replace_graph_outputs=True)
     return found
-
-
-def _free(graph: ir.Graph, name: str) -> str:
-    """The name, or one like it that nothing in the graph has."""
-    values = [*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs)]
-    taken = {each.name for each in (*values, *graph)}
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _rounding(last: ir.Node) -> _Rounding | None:

@@ -17,7 +17,7 @@ from ptq.audit import Timing, census, file_bytes, float_numbers, load, peak_byte
 from ptq.disk import passing
 from ptq.errors import ModelError, ModelFileError, OptionError
 from ptq.evaluate import Accuracy, check_labels, check_metrics, evaluate_all
-from ptq.model.capture import CaptureOptions, capture, is_onnx, read_proto
+from ptq.model.capture import CaptureOptions, capture, onnx_file, read_proto
 from ptq.model.graph import Model
 from ptq.model.precision import computed_in
 from ptq.model.save import write
@@ -112,17 +112,17 @@ def compare(about: Compared, stages: Stages) -> Comparison:
 
 def _as_came(source: object, measured: ComparedFile) -> ComparedFile:
     """The float model under its own name, and with the size of its own file where that was measured in float32."""
-    if not isinstance(source, Path):
-        return replace(measured, path="in memory")
-    if not is_onnx(source):
-        return replace(measured, path=str(source))
-    return replace(measured, path=str(source), sha256=digest(source), bytes=file_bytes(source))
+    own = onnx_file(source)
+    if own is None:
+        return replace(measured, path=str(source) if isinstance(source, Path) else "in memory")
+    return replace(measured, path=str(own), sha256=digest(own), bytes=file_bytes(own))
 
 
 def as_file(source: object, model: Model, folder: Path) -> Path:
     """The float model as users run it, or in float32 where it computes in other floats."""
-    if isinstance(source, Path) and is_onnx(source) and computed_in(model.graph) is None:
-        return source
+    own = onnx_file(source)
+    if own is not None and computed_in(model.graph) is None:
+        return own
     path = folder / "float.onnx"
     write(model, path)
     return path

@@ -15,7 +15,7 @@ from calibration.dataset import Dataset
 from ptq.audit import Audit, audit, file_bytes
 from ptq.evaluate import Accuracy, evaluate
 from ptq.lowering import Checks, Execution, stored_bytes
-from ptq.model.capture import is_onnx
+from ptq.model.capture import onnx_file
 from ptq.model.graph import Model
 from ptq.model.session import Session
 from ptq.model.sites import Site
@@ -170,10 +170,9 @@ def layer_format(weight: QTensor) -> str:
 
 def _file(source: Any, found: Audit) -> FileReport:
     """The files and their sessions; what was compared with may be another than the user's own file."""
-    speed = found.latency
-    own = isinstance(source, Path) and is_onnx(source)
+    speed, own = found.latency, onnx_file(source)
     return FileReport(
-        float_bytes=file_bytes(source) if own else found.reference.file_bytes,
+        float_bytes=found.reference.file_bytes if own is None else file_bytes(own),
         bytes=found.quantized.file_bytes,
         float_load_seconds=found.reference.load_seconds,
         load_seconds=found.quantized.load_seconds,

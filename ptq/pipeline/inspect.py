@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from ptq.audit import file_bytes
 from ptq.errors import OptionError, PtqError
-from ptq.model.capture import CaptureOptions, is_onnx
+from ptq.model.capture import CaptureOptions, onnx_file
 from ptq.model.save import whole_bytes
 from ptq.pipeline.calibrate import keys
 from ptq.pipeline.describe import source_report
@@ -76,12 +75,13 @@ def inspect(model: Any, capture: CaptureOptions, stages: Stages) -> Inspection:
     )
     products = {site.name: keys(site) for site in ready.model.sites if site.products}
     others = sorted(ready.model.other_weights, key=lambda each: -each[1])
+    own = onnx_file(model)
     samples, predictions, notes = _predictions(once, ready, stages)
     return Inspection(
         source_report(model, ready.model),
         tuple(map(str, ready.model.inputs)),
         tuple(_output(ready, name) for name in ready.model.outputs),
-        file_bytes(model) if isinstance(model, Path) and is_onnx(model) else whole_bytes(ready.raw),
+        whole_bytes(ready.raw) if own is None else file_bytes(own),
         layers,
         tuple(OtherWeights(name, count, op) for name, count, op in others if count > 1),
         tuple(_sizes(ready, model)),

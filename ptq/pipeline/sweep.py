@@ -12,7 +12,7 @@ from calibration.sources import open_data
 from ptq.cache import Store, held, opened
 from ptq.disk import passing, writing
 from ptq.errors import ModelError, OptionError, OutputError
-from ptq.model.capture import CaptureOptions, capture, is_onnx
+from ptq.model.capture import CaptureOptions, capture, onnx_file
 from ptq.model.graph import Model
 from ptq.model.save import metadata
 from ptq.pipeline.build import build
@@ -61,8 +61,7 @@ def sweep(about: Swept, stages: Stages) -> Sweep:
         with stages.stage("capture"):
             example = (source or unseen).example()
             model = Model(capture(compared.model, compared.capture, example))
-            own = isinstance(compared.model, Path) and is_onnx(compared.model)
-            path = compared.model if own else as_file(compared.model, model, folder)
+            path = onnx_file(compared.model) or as_file(compared.model, model, folder)
         fit(unseen, model.inputs)
         data = None if source is None else fit(source, model.inputs)
         job = Job(path, source, images=compared.images, capture=CaptureOptions())
